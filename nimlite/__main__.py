@@ -1,0 +1,3 @@
+from nimlite.cli import main
+
+main()

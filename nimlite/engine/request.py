@@ -1,0 +1,114 @@
+"""What crosses the seam between the server and the engine: plain, frozen messages.
+
+A `Request` goes in, `Delta`s come out: one batch of them a step. They hold only plain data, so the engine loop can be a thread or a
+child process without a change on either side.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MAX_LOGPROBS = 20
+"""OpenAI's limit for `top_logprobs`."""
+
+
+class FinishReason(enum.StrEnum):
+    """Why a sequence ended, in OpenAI's words where it has one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to choose tokens. The server has checked the ranges; the engine asserts nothing about them.
+
+    Stop strings are not here: text exists only outside the engine, so the server looks for them and aborts.
+    """
+
+    temperature: float = 1.0
+    """0 chooses the most likely token."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 means no limit."""
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    """Same seed, same tokens, whatever else is in the batch. None: the engine draws one."""
+    max_tokens: int = 16
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    """None: no log-probabilities. k: the chosen token's and the k most likely ones'."""
+    prompt_logprobs: int | None = None
+    """As `logprobs`, for the tokens of the prompt (OpenAI's `echo` with `logprobs`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One sequence to generate. `n` samples of one prompt are n requests with one `group`."""
+
+    id: str
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    priority: int = 0
+    """Lower runs first; equal priorities in order of arrival."""
+    group: str | None = None
+    """Requests of one group have the same prompt: the later ones share the blocks of the first."""
+    cache_salt: str = ""
+    """Prefix-cache blocks are shared only between requests of equal salt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """The log-probability of one position."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    """1 is the most likely token."""
+    top: tuple[tuple[int, float], ...]
+    """The k most likely (token id, log-probability), best first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What one step added to one request."""
+
+    request_id: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[Logprob, ...] = ()
+    """As long as `token_ids` where log-probabilities were asked for."""
+    prompt_logprobs: tuple[Logprob | None, ...] = ()
+    """Sent with the first token, for the whole prompt (None for its first token)."""
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    """The token that ended it, where a token did (it is the last of `token_ids`)."""
+    num_cached_tokens: int = 0
+    """Prompt tokens found in the prefix cache; sent with the first token."""
+    error: str | None = None
+    """The sentence for the user where `finish_reason` is ERROR."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """A snapshot for the metrics, taken after each step."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_blocks: int = 0
+    num_free_blocks: int = 0
+    """Blocks that no request holds (blocks kept only by the prefix cache count as free)."""
+    num_preemptions: int = 0
+    num_prefix_queries: int = 0
+    """Prompt tokens looked up in the prefix cache since the start."""
+    num_prefix_hits: int = 0
+    num_steps: int = 0
+    num_prompt_tokens: int = 0
+    num_generated_tokens: int = 0

@@ -1,0 +1,96 @@
+"""What the layers ask of a device: the operations of a decoder, over packed tokens and a paged KV pool.
+
+Shapes, here and in every kernel:
+    T tokens of the step (all sequences packed)     D hidden size          E fused QKV width (H + 2G heads)
+    S sequences in the step                         H query heads          G key/value heads
+    R rows whose logits are wanted                  K head dimension       I MLP inner size
+    B blocks in a sequence's table                  N, C output and input features of a linear
+Implementations: `torch_kernels.py` (the plain-torch twin, right everywhere), `cpu/` (C++), later Triton.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from nimlite.quant.base import PackedWeight
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step as flat tensors (int32). Under a recorded graph they are static buffers, used up to the counts."""
+
+    token_ids_T: torch.Tensor
+    positions_T: torch.Tensor
+    slots_T: torch.Tensor
+    """Where each token's key and value go: block id * block size + offset."""
+    query_starts_S1: torch.Tensor
+    """Cumulative: sequence s owns tokens query_starts[s] … query_starts[s + 1]."""
+    context_lens_S: torch.Tensor
+    """Tokens of the sequence in the KV pool once this step's are written."""
+    block_tables_SB: torch.Tensor
+    logit_rows_R: torch.Tensor
+    """Indices into T."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """The shape of one layer's part of the pool."""
+
+    num_blocks: int
+    block_size: int
+    num_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+
+class Kernels(Protocol):
+    """The operations. Activations are fp32 on the CPU; on a GPU they have the profile's dtype."""
+
+    def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
+        """The whole pool, [layers, 2, blocks, G, …]: the inner layout belongs to the implementation.
+        Index [l, 0] holds keys, [l, 1] values; every block is contiguous in each of them."""
+
+    def embed(self, weight: PackedWeight, token_ids_T: torch.Tensor) -> torch.Tensor:
+        """Rows of the embedding: x_TD."""
+
+    def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+        """x / rms(x) * weight."""
+
+    def add_rms_norm(
+        self, x_TD: torch.Tensor, residual_TD: torch.Tensor, weight_D: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        """residual += x in place, then its norm."""
+
+    def linear(
+        self, x_TC: torch.Tensor, weight: PackedWeight, bias_N: torch.Tensor | None
+    ) -> torch.Tensor:
+        """x @ weight.T + bias: y_TN."""
+
+    def rope_and_cache(
+        self,
+        qkv_TE: torch.Tensor,
+        cos_sin_PK: torch.Tensor,
+        kv: torch.Tensor,
+        batch: Batch,
+        layout: KVLayout,
+    ) -> None:
+        """Rotate the queries and keys of qkv in place (half-split convention; row p of cos_sin holds K/2 cosines, then K/2 sines) and
+        write keys and values to the pool of this layer, kv[2, blocks, …]."""
+
+    def attention(
+        self,
+        qkv_TE: torch.Tensor,
+        kv: torch.Tensor,
+        batch: Batch,
+        layout: KVLayout,
+        num_heads: int,
+        scale: float,
+    ) -> torch.Tensor:
+        """Causal attention of the queries in qkv over the paged context: o_T(H*K)."""
+
+    def gated_activation(self, gate_up_T2I: torch.Tensor, activation: str) -> torch.Tensor:
+        """activation(gate) * up: y_TI."""
+
+    def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
+        """x[rows]: y_RD."""

@@ -1,0 +1,1 @@
+"""Weight formats: one module a scheme, each a pair convert/apply (`pack`, `unpack`) and its plain-torch linear."""
