@@ -1,0 +1,127 @@
+"""The cache directory.
+
+root/artifacts/<name>/      what was downloaded, with artifact.json
+root/artifacts/<name>.part/ a download under way or broken off; the next one goes on from it
+root/engines/<family>/<key>/    engine directories
+root/kernels/               compiled kernels
+"""
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from nimlite.errors import ChecksumError, DownloadError
+from nimlite.observe.progress import Progress
+from nimlite.profiles.manifest import Artifact
+from nimlite.store.digest import FileDigest, damaged_files, digest_files
+from nimlite.store.disk import writing_to
+from nimlite.store.local import LocalSource
+from nimlite.store.lock import file_lock
+from nimlite.store.receipt import Receipt
+from nimlite.store.sources import Source, source_of
+
+log = logging.getLogger(__name__)
+
+
+class Store:
+    """The cache in `root`. Several processes may share it. A warm cache is only read: no network,
+    no write."""
+
+    def __init__(self, root: Path, *, offline: bool = False) -> None:
+        self.root = root
+        self._offline = offline
+
+    def engine_path(self, family: str, key: str) -> Path:
+        """Where the engine directory with that key is, or will be."""
+        return self.root / "engines" / re.sub(r"[^\w.-]+", "-", family) / key
+
+    @property
+    def kernels(self) -> Path:
+        """Where compiled kernels are kept."""
+        return self.root / "kernels"
+
+    def fetch(self, artifact: Artifact, progress: Progress) -> Path:
+        """The artifact's file or directory, fetched unless it is here and whole.
+
+        Raises ManifestError for a URI that can't be read, DownloadError, ChecksumError, and
+        ArtifactError for a cache
+        directory that can't be written.
+        """
+        source = source_of(artifact.uri)
+        if isinstance(source, LocalSource):
+            return source.verified(artifact.sha256)
+        home = self.root / "artifacts" / _directory_name(artifact.uri, source.title)
+        if _damage(home, source, artifact) != {}:
+            self._replace(home, source, artifact, progress)
+        return home / source.file if source.file else home
+
+    def _replace(self, home: Path, source: Source, artifact: Artifact, progress: Progress) -> None:
+        if self._offline:
+            raise DownloadError(
+                f"{source.title} is not (whole) in the cache {self.root}, and the network is not to"
+                " be used. Run `nimlite download-to-cache` on a machine with a network and copy"
+                " its cache directory here."
+            )
+        with writing_to(self.root):
+            home.parent.mkdir(parents=True, exist_ok=True)
+            with file_lock(home.with_name(f"{home.name}.lock")):
+                # Another process may have fetched it while this one waited for the lock.
+                damage = _damage(home, source, artifact)
+                if damage != {}:
+                    stage = home.with_name(f"{home.name}.part")
+                    _take_back(home, stage, damage)
+                    self._download(stage, source, artifact, progress)
+                    os.rename(stage, home)
+
+    @staticmethod
+    def _download(stage: Path, source: Source, artifact: Artifact, progress: Progress) -> None:
+        """Fill and verify `stage`; a file with a wrong digest is removed from it."""
+        stage.mkdir(exist_ok=True)
+        stated = dict(source.download(stage, artifact.size, progress))
+        if artifact.sha256 and source.file:
+            stated[source.file] = artifact.sha256
+        files = digest_files(stage, (p.name for p in stage.iterdir() if p.is_file()))
+        for name, sha256 in stated.items():
+            if (found := files[name].sha256) != sha256:
+                (stage / name).unlink()
+                raise ChecksumError(
+                    f"{name} of {source.title} has sha256 {found}, but {sha256} is expected. The"
+                    " file was changed at its source or altered on the way, and was not kept. Try"
+                    " again; if it stays so, check the sha256 in the manifest and whom you"
+                    " download from."
+                )
+        Receipt(source.title, files).write(stage)
+
+
+def _damage(home: Path, source: Source, artifact: Artifact) -> Mapping[str, str] | None:
+    """The damaged files of the artifact, each with what is wrong; None where it was never
+    fetched."""
+    receipt = Receipt.read(home)
+    if receipt is None:
+        return None
+    expected = dict(receipt.files)
+    if artifact.sha256 and source.file:
+        expected[source.file] = FileDigest(expected[source.file].size, artifact.sha256)
+    return damaged_files(home, expected)
+
+
+def _take_back(home: Path, stage: Path, damage: Mapping[str, str] | None) -> None:
+    """Make a damaged artifact a download under way that lacks the damaged files."""
+    if not home.exists():
+        return
+    for name, reason in (damage or {}).items():
+        log.warning("%s is damaged: %s. It is fetched again.", home / name, reason)
+        (home / name).unlink(missing_ok=True)
+    shutil.rmtree(stage, ignore_errors=True)
+    os.rename(home, stage)
+    (stage / "artifact.json").unlink(missing_ok=True)
+
+
+def _directory_name(uri: str, title: str) -> str:
+    """Readable, and different for different URIs."""
+    readable = re.sub(r"[^\w.-]+", "-", title.partition("://")[2])[:80]
+    return f"{readable}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"

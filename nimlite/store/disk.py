@@ -1,0 +1,46 @@
+"""What a disk that refuses to be written tells the user."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nimlite.errors import ArtifactError
+
+
+@contextmanager
+def writing_to(root: Path) -> Iterator[None]:
+    """Turn an OSError of the block into an ArtifactError that says what to do about the directory
+    `root`."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(_sentence(root, error)) from error
+
+
+def _sentence(root: Path, error: OSError) -> str:
+    existing = next(path for path in (root, *root.absolute().parents) if _exists(path))
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"The cache directory {root} can't be written ({error.strerror}:"
+            f" {error.filename or root}). This process runs as uid {os.geteuid()}, and {existing}"
+            f" belongs to uid {existing.stat().st_uid}. Make it writable, or set NIM_CACHE_PATH to"
+            " a directory that is."
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(existing).free
+        return (
+            f"The disk of the cache directory {root} is full ({free / 1e6:,.0f} MB free). Free some"
+            " space and start again (what was fetched is kept), or set NIM_CACHE_PATH to a larger"
+            " disk."
+        )
+    return f"The cache directory {root} can't be used: {error}."
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        return False

@@ -1,0 +1,57 @@
+"""Where an artifact comes from: a URI read into a source."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import parse_qs, urlsplit
+
+from nimlite.errors import ManifestError
+from nimlite.observe.progress import Progress
+from nimlite.store.http import HTTPSource
+from nimlite.store.hub import HubSource
+from nimlite.store.local import LocalSource
+from nimlite.store.pypi import PyPISource
+
+
+class Source(Protocol):
+    """A place outside. `title` names it to the user and holds no secret."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def file(self) -> str | None:
+        """The name of the file it gives; None for a directory of files."""
+
+    def download(self, stage: Path, size: int | None, progress: Progress) -> Mapping[str, str]:
+        """Fill `stage`, going on from what an earlier attempt left there.
+
+        `size`: bytes expected, for the progress bar. Gives the sha256 that the place itself states,
+        by file (or none).
+        Raises DownloadError.
+        """
+
+
+def source_of(uri: str) -> Source | LocalSource:
+    """Read a URI: pypi://name==version?file=…, hf://org/name@revision[?file=…], http(s)://…,
+    file:///… or a path.
+
+    Raises ManifestError for any other form.
+    """
+    parts = urlsplit(uri)
+    file = next(iter(parse_qs(parts.query).get("file", [])), None)
+    match parts.scheme:
+        case "pypi":
+            return PyPISource.parse(uri, parts.netloc, file)
+        case "hf":
+            return HubSource.parse(uri, parts.netloc + parts.path, file)
+        case "http" | "https":
+            return HTTPSource(url=uri)
+        case "file":
+            return LocalSource(path=Path(parts.path))
+        case "":
+            return LocalSource(path=Path(uri).expanduser())
+    raise ManifestError(
+        f"The artifact {uri!r} has the unknown source {parts.scheme}://. Known are pypi://, hf://, "
+        "https://, http://, file:// and plain paths."
+    )
