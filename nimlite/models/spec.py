@@ -1,6 +1,7 @@
 """What an architecture is made of, in plain data. No parallelism, no quantization, no device.
 
-A family's file (`llama.py`) turns a Hugging Face config into a `ModelSpec` and says which checkpoint tensors make up each engine
+A family's file (`llama.py`) turns a Hugging Face config into a `ModelSpec` and says which
+checkpoint tensors make up each engine
 tensor. Every decoder shares one forward (`layers/decoder.py`) that reads the spec.
 """
 
@@ -41,7 +42,8 @@ class ModelSpec:
 
     @property
     def qkv_size(self) -> int:
-        """Rows of the fused QKV matrix: all query heads, then all key heads, then all value heads."""
+        """Rows of the fused QKV matrix: all query heads, then all key heads, then all value
+        heads."""
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
 
     @property
@@ -59,10 +61,16 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """How one engine tensor is made: the checkpoint tensors of `names`, concatenated along dimension 0."""
+    """How one engine tensor is made: the checkpoint tensors of `names`, concatenated along
+    dimension 0."""
 
     names: tuple[str, ...]
     shard: Literal["rows", "columns", "none"] = "none"
-    """Which dimension tensor parallelism splits: rows = output features of each part, columns = input features."""
+    """Which dimension tensor parallelism splits: rows = output features of each part, columns =
+    input features."""
     quantize: bool = True
     """False for norms and biases, which stay in fp32."""
+    units: tuple[int, ...] = ()
+    """How many indivisible units (heads) each part has along the split dimension; empty: every row
+    or column is one.
+    With fewer units than ranks, several ranks hold the same one."""
