@@ -6,6 +6,8 @@ from typing import Any, Literal
 from nimlite.errors import ModelError
 from nimlite.models.spec import ModelSpec, RopeSpec, WeightSource
 
+Sources = dict[str, WeightSource]
+
 _ACTIVATIONS: Mapping[str, Literal["silu", "gelu", "gelu_tanh"]] = {
     "silu": "silu",
     "gelu": "gelu",
@@ -47,17 +49,16 @@ def spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def _rope(config: Mapping[str, Any]) -> RopeSpec:
-    """transformers 5 writes `rope_parameters`, 4 wrote `rope_theta` and `rope_scaling`; some files
-    hold both."""
+    """transformers 5 writes `rope_parameters`; 4 wrote `rope_theta` and `rope_scaling`."""
     parameters = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     theta = parameters.pop("rope_theta", config.get("rope_theta", 10_000.0))
     kind = parameters.pop("rope_type", parameters.pop("type", "default"))
     return RopeSpec(
-        theta=theta, scaling={} if kind == "default" else {"rope_type": kind, **parameters}
+        theta=theta, scaling={} if kind == "default" else parameters | {"rope_type": kind}
     )
 
 
-def weights(spec: ModelSpec) -> dict[str, WeightSource]:
+def weights(spec: ModelSpec) -> Sources:
     """How every engine tensor is made of the checkpoint's."""
     heads = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
     sources = {
@@ -74,19 +75,15 @@ def weights(spec: ModelSpec) -> dict[str, WeightSource]:
             norm = WeightSource((f"{layer}.{module}_layernorm.weight",), quantize=False)
             sources[f"layers.{i}.{name}_norm"] = norm
         sources |= {
-            **_split_rows(f"layers.{i}.qkv", qkv, spec.qkv_bias, heads),
-            **_split_columns(
-                f"layers.{i}.output", f"{attention}.o_proj", spec.output_bias, heads[:1]
-            ),
-            **_split_rows(f"layers.{i}.gate_up", gate_up, spec.mlp_bias, ()),
-            **_split_columns(f"layers.{i}.down", f"{mlp}.down_proj", spec.mlp_bias, ()),
+            **_rows(f"layers.{i}.qkv", qkv, spec.qkv_bias, heads),
+            **_columns(f"layers.{i}.output", f"{attention}.o_proj", spec.output_bias, heads[:1]),
+            **_rows(f"layers.{i}.gate_up", gate_up, spec.mlp_bias, ()),
+            **_columns(f"layers.{i}.down", f"{mlp}.down_proj", spec.mlp_bias, ()),
         }
     return sources
 
 
-def _split_rows(
-    name: str, modules: tuple[str, ...], has_bias: bool, units: tuple[int, ...]
-) -> dict[str, WeightSource]:
+def _rows(name: str, modules: tuple[str, ...], has_bias: bool, units: tuple[int, ...]) -> Sources:
     sources = {name: WeightSource(tuple(f"{m}.weight" for m in modules), "rows", units=units)}
     if has_bias:
         biases = tuple(f"{m}.bias" for m in modules)
@@ -94,11 +91,8 @@ def _split_rows(
     return sources
 
 
-def _split_columns(
-    name: str, module: str, has_bias: bool, units: tuple[int, ...]
-) -> dict[str, WeightSource]:
-    """The ranks' products are summed, so the bias is whole on every rank and one of them adds
-    it."""
+def _columns(name: str, module: str, has_bias: bool, units: tuple[int, ...]) -> Sources:
+    """The ranks' products are summed: the bias is whole on every rank, and one of them adds it."""
     sources = {name: WeightSource((f"{module}.weight",), "columns", units=units)}
     if has_bias:
         sources[f"{name}.bias"] = WeightSource((f"{module}.bias",), quantize=False)
