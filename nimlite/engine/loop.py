@@ -1,0 +1,94 @@
+"""The engine's own thread: take requests in, step, hand the deltas out, until told to stop."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+from nimlite.engine.engine import Engine
+from nimlite.engine.request import Delta, EngineStats, FinishReason, Request
+from nimlite.errors import RequestError
+
+logger = logging.getLogger(__name__)
+
+OnDeltas = Callable[[Sequence[Delta]], None]
+"""Called in the engine's thread, once a step; must return at once."""
+
+
+class EngineLoop:
+    """Runs an `Engine` in a thread. `submit` and `abort` may be called from any thread."""
+
+    def __init__(self, engine: Engine, on_deltas: OnDeltas) -> None:
+        self._engine = engine
+        self._on_deltas = on_deltas
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._live: set[str] = set()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.stats = engine.stats
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Requests of one group must come together."""
+        self._inbox.put(lambda: self._add(requests))
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Unknown or finished ids are ignored: the client can't know what the engine just ended."""
+        self._inbox.put(lambda: self._abort(request_ids))
+
+    def stop(self) -> None:
+        """End the thread after the step in flight; what still runs gets a delta with `error`."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        error = "The server is shutting down."
+        try:
+            while self._take_messages():
+                if self._engine.has_work:
+                    self._report(self._engine.step())
+        except Exception as failure:  # noqa: BLE001 - the edge of the thread: nobody above could answer the requests
+            logger.exception("the engine loop ended")
+            error = f"The engine stopped: {failure}"
+        self._report([_failed(request_id, error) for request_id in sorted(self._live)])
+
+    def _take_messages(self) -> bool:
+        """Apply what has arrived, waiting for it where there is nothing to do. False: stop."""
+        while not self._inbox.empty() or not self._engine.has_work:
+            message = self._inbox.get()
+            if message is None:
+                return False
+            message()
+        return True
+
+    def _add(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            self._live.add(request.id)
+            try:
+                self._engine.add(request)
+            except RequestError as error:
+                self._report([_failed(request.id, str(error))])
+
+    def _abort(self, request_ids: Sequence[str]) -> None:
+        for request_id in request_ids:
+            if request_id in self._live:
+                self._live.discard(request_id)
+                self._engine.abort(request_id)
+        self.stats = self._engine.stats
+
+    def _report(self, deltas: Sequence[Delta]) -> None:
+        self.stats: EngineStats = self._engine.stats
+        for delta in deltas:
+            if delta.finish_reason is not None:
+                self._live.discard(delta.request_id)
+        if deltas:
+            self._on_deltas(deltas)
+
+
+def _failed(request_id: str, error: str) -> Delta:
+    return Delta(request_id=request_id, finish_reason=FinishReason.ERROR, error=error)

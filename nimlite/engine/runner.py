@@ -1,0 +1,78 @@
+"""One step on the device: fill the buffers, run the captured forward, sample."""
+
+from collections.abc import Sequence
+
+import torch
+
+from nimlite.engine.batch import BatchBuffers, BatchLimits
+from nimlite.engine.plan import BlockCopy, ScheduledChunk, StepOutput, StepPlan
+from nimlite.engine.request import Logprob
+from nimlite.engine.sampler import SamplingRow, logprob_of, sample
+from nimlite.kernels.base import Kernels, KVLayout
+from nimlite.layers.decoder import Decoder
+
+
+class Runner:
+    """Owns the KV pool and the step's static buffers."""
+
+    def __init__(
+        self, model: Decoder, kernels: Kernels, layout: KVLayout, limits: BatchLimits
+    ) -> None:
+        self._buffers = BatchBuffers(limits)
+        self._kv = kernels.allocate_kv(model.spec.num_layers, layout)
+        with torch.inference_mode():
+            self._forward = kernels.capture(
+                lambda batch: model(batch, self._kv, kernels), self._buffers.batch
+            )
+
+    @torch.inference_mode()
+    def execute(self, plan: StepPlan) -> StepOutput:
+        """Run the plan's copies, then its chunks; sample after those that reach their sequence's end."""
+        self._copy_blocks(plan.copies)
+        logits_RV = self._forward(self._buffers.fill(plan))
+        last_rows: list[int] = []
+        prompt_logprobs: list[tuple[Logprob, ...]] = []
+        num_rows = 0
+        for chunk in plan.chunks:
+            prompt_logprobs.append(_prompt_logprobs(chunk, logits_RV[num_rows:]))
+            num_rows += chunk.num_logit_rows
+            if chunk.samples:
+                last_rows.append(num_rows - 1)
+        if len(last_rows) < num_rows:
+            logits_RV = logits_RV[last_rows]
+        tokens = iter(sample(logits_RV, [_row(chunk) for chunk in plan.chunks if chunk.samples]))
+        sampled = tuple(next(tokens) if chunk.samples else None for chunk in plan.chunks)
+        return StepOutput(sampled, tuple(prompt_logprobs))
+
+    def _copy_blocks(self, copies: Sequence[BlockCopy]) -> None:
+        if copies:
+            targets = [copy.target for copy in copies]
+            self._kv[:, :, targets] = self._kv[:, :, [copy.source for copy in copies]]
+
+
+def _row(chunk: ScheduledChunk) -> SamplingRow:
+    sequence = chunk.sequence
+    params = sequence.request.params
+    return SamplingRow(
+        params=params,
+        seed=params.seed or 0,
+        output_index=chunk.output_index,
+        token_ids=sequence.token_ids,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        suppressed=sorted(sequence.stop_token_ids)
+        if chunk.output_index < params.min_tokens
+        else (),
+    )
+
+
+def _prompt_logprobs(chunk: ScheduledChunk, logits_RV: torch.Tensor) -> tuple[Logprob, ...]:
+    """Of the prompt's tokens that follow the chunk's ones; `logits_RV` begins with the chunk's rows."""
+    sequence = chunk.sequence
+    count = sequence.request.params.prompt_logprobs
+    if count is None or chunk.num_logit_rows < chunk.num_tokens:
+        return ()
+    end = min(chunk.start + chunk.num_tokens + 1, sequence.num_prompt_tokens)
+    following = sequence.token_ids[chunk.start + 1 : end]
+    return tuple(
+        logprob_of(logits_RV[row], token_id, count) for row, token_id in enumerate(following)
+    )

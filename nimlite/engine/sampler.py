@@ -1,0 +1,118 @@
+"""From logits to tokens.
+
+Each row is sampled by itself with one uniform number that depends only on (seed, position among the outputs), so a request's text
+does not depend on what else is in the batch.
+"""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nimlite.engine.plan import SampledToken
+from nimlite.engine.request import Logprob, SamplingParams
+
+_CANDIDATES = 256
+"""Most likely tokens looked at first for top-p and top-k: sorting the whole vocabulary costs milliseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingRow:
+    """What the choice of one token depends on, besides its logits."""
+
+    params: SamplingParams
+    seed: int
+    output_index: int
+    token_ids: Sequence[int]
+    """The prompt and all outputs so far, for the penalties."""
+    num_prompt_tokens: int
+    suppressed: Sequence[int] = ()
+    """Tokens that may not be chosen yet (the stops, before `min_tokens`)."""
+
+
+def sample(logits_RV: torch.Tensor, rows: Sequence[SamplingRow]) -> list[SampledToken]:
+    """Choose one token a row. The logits (fp32) are left as they were."""
+    adjusted = [_adjust(logits_RV[i], row) for i, row in enumerate(rows)]
+    greedy = logits_RV.argmax(dim=-1).tolist()
+    tokens = []
+    for i, row in enumerate(rows):
+        logits_V = adjusted[i]
+        if row.params.temperature > 0:
+            u = uniform(row.seed, row.output_index)
+            token_id = _draw(logits_RV[i] if logits_V is None else logits_V, row.params, u)
+        else:
+            token_id = greedy[i] if logits_V is None else int(logits_V.argmax())
+        count = row.params.logprobs
+        logprob = None if count is None else logprob_of(logits_RV[i], token_id, count)
+        tokens.append(SampledToken(token_id, logprob))
+    return tokens
+
+
+def uniform(seed: int, output_index: int) -> float:
+    """A number in [0, 1) that is a function of its arguments alone."""
+    digest = hashlib.blake2b(struct.pack("<qq", seed, output_index), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def logprob_of(logits_V: torch.Tensor, token_id: int, count: int) -> Logprob:
+    """The log-probability of `token_id` under the model itself (before temperature and penalties), and the `count` best ones."""
+    logprobs_V = logits_V.log_softmax(dim=-1)
+    chosen = float(logprobs_V[token_id])
+    best = torch.topk(logprobs_V, count) if count else None
+    top = () if best is None else tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    return Logprob(token_id, chosen, 1 + int((logprobs_V > chosen).sum()), top)
+
+
+def _adjust(logits_V: torch.Tensor, row: SamplingRow) -> torch.Tensor | None:
+    """The logits after penalties, bias and suppression; None where none of them applies."""
+    params = row.params
+    frequency = params.frequency_penalty or params.presence_penalty
+    if not (row.suppressed or params.logit_bias or frequency or params.repetition_penalty != 1):
+        return None
+    logits_V = logits_V.clone()
+    if params.repetition_penalty != 1:
+        # Keskar et al., 2019 (arXiv:1909.05858): tokens seen before, in the prompt too
+        seen = torch.tensor(row.token_ids).unique()
+        values = logits_V[seen]
+        factor = torch.where(values > 0, 1 / params.repetition_penalty, params.repetition_penalty)
+        logits_V[seen] = values * factor
+    if frequency:
+        outputs = torch.tensor(row.token_ids[row.num_prompt_tokens :], dtype=torch.int64)
+        seen, counts = outputs.unique(return_counts=True)
+        logits_V[seen] -= params.frequency_penalty * counts + params.presence_penalty
+    if params.logit_bias:
+        ids = torch.tensor(list(params.logit_bias))
+        logits_V[ids] += torch.tensor(list(params.logit_bias.values()))
+    if row.suppressed:
+        logits_V[list(row.suppressed)] = -torch.inf
+    return logits_V
+
+
+def _draw(logits_V: torch.Tensor, params: SamplingParams, u: float) -> int:
+    """Temperature, then min-p, then top-k, then top-p, then the inverse of the distribution function at `u`."""
+    probs_V = (logits_V / params.temperature).softmax(dim=-1)
+    if params.min_p > 0:
+        probs_V = probs_V.where(probs_V >= params.min_p * probs_V.max(), 0.0)
+    limit = params.top_k if 0 < params.top_k < len(probs_V) else len(probs_V)
+    if limit == len(probs_V) and params.top_p >= 1:
+        return _invert(probs_V, u)
+    total = float(probs_V.sum())
+    best = torch.topk(probs_V, min(limit, _CANDIDATES))
+    if len(best.values) < limit and float(best.values.sum()) < params.top_p * total:
+        best = torch.topk(probs_V, limit)
+    values = best.values
+    # top-p is a share of what top-k left
+    kept = float(values.sum()) if limit < len(probs_V) and len(values) == limit else total
+    before = values.cumsum(0) - values
+    values = values.where(before < params.top_p * kept, 0.0)
+    return int(best.indices[_invert(values, u)])
+
+
+def _invert(weights_V: torch.Tensor, u: float) -> int:
+    """The first index whose cumulated weight exceeds the share `u` of the total."""
+    cumulated_V = weights_V.cumsum(0, dtype=torch.float64)
+    index = int(torch.searchsorted(cumulated_V, cumulated_V[-1] * u, right=True))
+    # u close to 1 can round up to the total: the last token with a weight is meant then
+    return min(index, int(torch.searchsorted(cumulated_V, cumulated_V[-1])))

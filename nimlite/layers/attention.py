@@ -1,0 +1,29 @@
+"""Self-attention over the paged KV pool."""
+
+from dataclasses import dataclass
+
+import torch
+
+from nimlite.kernels.base import Batch, Kernels, KVLayout
+from nimlite.layers.linear import Linear
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Fused QKV, rotary positions, paged causal attention, output projection."""
+
+    qkv: Linear
+    output: Linear
+    num_heads: int
+    cos_sin_PK: torch.Tensor
+    layout: KVLayout
+
+    def __call__(
+        self, x_TD: torch.Tensor, kv: torch.Tensor, batch: Batch, kernels: Kernels
+    ) -> torch.Tensor:
+        """`kv`: this layer's part of the pool."""
+        qkv_TE = self.qkv(x_TD, kernels)
+        kernels.rope_and_cache(qkv_TE, self.cos_sin_PK, kv, batch, self.layout)
+        scale = self.layout.head_dim**-0.5
+        o_TD = kernels.attention(qkv_TE, kv, batch, self.layout, self.num_heads, scale)
+        return self.output(o_TD, kernels)

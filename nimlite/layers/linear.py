@@ -1,0 +1,42 @@
+"""A linear layer over a packed weight."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from nimlite.kernels.base import Kernels
+from nimlite.quant.base import PackedWeight
+
+Weights = Mapping[str, PackedWeight | torch.Tensor]
+"""The tensors of one rank's engine file, by engine name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y_TN = x_TC @ weight_NC.T + bias_N."""
+
+    weight: PackedWeight
+    bias_N: torch.Tensor | None
+
+    @classmethod
+    def load(cls, weights: Weights, name: str) -> "Linear":
+        bias = weights.get(f"{name}.bias")
+        return cls(packed(weights, name), None if bias is None else dense(weights, f"{name}.bias"))
+
+    def __call__(self, x_TC: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        return kernels.linear(x_TC, self.weight, self.bias_N)
+
+
+def packed(weights: Weights, name: str) -> PackedWeight:
+    """The quantized (or packed) matrix `name`."""
+    weight = weights[name]
+    assert isinstance(weight, PackedWeight), f"{name} is not a packed weight"
+    return weight
+
+
+def dense(weights: Weights, name: str) -> torch.Tensor:
+    """The plain tensor `name`: a norm or a bias."""
+    weight = weights[name]
+    assert isinstance(weight, torch.Tensor), f"{name} is not a plain tensor"
+    return weight

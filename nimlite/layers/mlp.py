@@ -1,0 +1,22 @@
+"""The gated feed-forward layer."""
+
+from dataclasses import dataclass
+
+import torch
+
+from nimlite.kernels.base import Kernels
+from nimlite.layers.linear import Linear
+
+
+@dataclass(frozen=True, slots=True)
+class GatedMLP:
+    """down(activation(gate(x)) * up(x)), with gate and up fused."""
+
+    gate_up: Linear
+    down: Linear
+    activation: str
+
+    def __call__(self, x_TD: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        return self.down(
+            kernels.gated_activation(self.gate_up(x_TD, kernels), self.activation), kernels
+        )
