@@ -1,28 +1,37 @@
-"""What the scheduler asks of the runner for one step, and what comes back. No torch."""
+"""What the scheduler asks of the runner for one step, and what comes back. No torch.
+
+Steps run on the device in the order of their plans, whatever the host does meanwhile. The scheduler
+counts on it: a block may pass from one sequence to another while a step that used it is in flight.
+"""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nimlite.engine.request import Logprob
 from nimlite.engine.sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduledChunk:
-    """`num_tokens` tokens of one sequence, from position `start` on, to be computed in this step."""
+class ScheduledChunk(NamedTuple):
+    """`num_tokens` tokens of one sequence, from position `start` on, to be computed in this step.
+
+    A named tuple, for a thousand are made in a step: a frozen dataclass takes three times as long.
+    """
 
     sequence: Sequence
     start: int
     num_tokens: int
+    num_logit_rows: int
+    """The last so many tokens need logits: 0, 1 where it samples, all for `prompt_logprobs`."""
     samples: bool
     """True where the chunk reaches the sequence's end, so that a token is sampled after it."""
     output_index: int
-    """Position of the sampled token among the outputs (seeds the random number)."""
-    block_table: tuple[int, ...]
-    """Block ids as they stood when the step was scheduled."""
+    """Position of the sampled token among the outputs: it seeds the random number, and below
+    `min_tokens` the sampler masks `sequence.stop_token_ids`."""
+    block_table: list[int]
+    """The sequence's own list, not a copy: read it up to the chunk's end, later steps append."""
 
 
-@dataclass(frozen=True, slots=True)
-class BlockCopy:
+class BlockCopy(NamedTuple):
     """Copy-on-write: copy the whole block before the step computes."""
 
     source: int
@@ -31,19 +40,20 @@ class BlockCopy:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step: decodes (chunks of one token) and prefill chunks, in any mix."""
+    """One step: decodes (chunks of one token) first, then prefill chunks.
+
+    A token at a position not yet in `sequence.token_ids` was sampled by the step before and is
+    still on the device; its chunk is a decode.
+    """
 
     step: int
     chunks: tuple[ScheduledChunk, ...]
     copies: tuple[BlockCopy, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(chunk.num_tokens for chunk in self.chunks)
+    """No target is a source or another's target, so they may run in any order or at once."""
+    num_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class SampledToken:
+class SampledToken(NamedTuple):
     """The token sampled after one chunk with `samples`."""
 
     token_id: int
@@ -56,5 +66,5 @@ class StepOutput:
 
     sampled: tuple[SampledToken | None, ...]
     prompt_logprobs: tuple[tuple[Logprob, ...], ...]
-    """One entry a chunk: the log-probabilities of the tokens at positions start+1 … start+num_tokens that belong to the prompt
-    (empty where not asked for)."""
+    """One entry a chunk: the log-probabilities of the tokens at positions start + 1 … start +
+    num_tokens that belong to the prompt (empty where not asked for)."""

@@ -1,0 +1,352 @@
+"""Which tokens of which sequences run in the next step: in-flight batching by one token budget.
+
+There is no prefill and no decode phase. A sequence has `num_computed_tokens < num_tokens`, and a step
+closes the gap or narrows it, as in vLLM's V1 scheduler: decodes first, for they cost one token each,
+and what is left of the budget goes to chunks of prompts.
+
+`schedule` may be called once more before the `update` of the last plan, so that a GPU never waits for
+the host. It counts tokens that are still being sampled; what a step computes for a sequence that has
+ended meanwhile is dropped. Blocks are given back at once even so: steps run in the order of their
+plans, so whoever gets the block next writes to it after the step in flight has.
+"""
+
+from bisect import insort
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from nimlite.engine.block_pool import BlockPool
+from nimlite.engine.plan import BlockCopy, SampledToken, ScheduledChunk, StepOutput, StepPlan
+from nimlite.engine.prefix_cache import PrefixCache
+from nimlite.engine.request import Delta, EngineStats, FinishReason, Request
+from nimlite.engine.sequence import Sequence, SequenceStatus
+from nimlite.engine.waiting_queue import WaitingQueue
+from nimlite.errors import ContextLengthError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """The limits of one step and of one request."""
+
+    max_num_seqs: int
+    """Sequences that may run at once."""
+    max_num_tokens: int
+    """Tokens computed in one step, over all sequences."""
+    max_model_len: int
+    """Prompt and outputs of one request."""
+    max_logit_rows: int = 1024
+    """Prompt positions whose logits one step may compute, for `prompt_logprobs`."""
+    eos_token_ids: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True)
+class _Step:
+    """A plan in the making."""
+
+    budget: int
+    logit_budget: int
+    chunks: list[ScheduledChunk] = field(default_factory=list)
+    copies: list[BlockCopy] = field(default_factory=list)
+
+
+class Scheduler:
+    """Owns every sequence from `add` to its last `Delta`, and all block tables.
+
+    A running sequence holds the blocks of all its known tokens and takes another when they are full.
+    When none is free, the running sequence of the highest rank is preempted: its blocks go back (the
+    prefix cache still knows the full ones) and it waits to be computed again. So the lowest rank
+    always makes progress.
+    """
+
+    def __init__(self, config: SchedulerConfig, pool: BlockPool, cache: PrefixCache) -> None:
+        self.config = config
+        self._pool = pool
+        self._cache = cache
+        self._sequences: dict[str, Sequence] = {}
+        self._running: list[Sequence] = []  # by rank
+        self._waiting = WaitingQueue()
+        self._num_arrivals = 0
+        self._num_steps = 0
+        self._num_preemptions = 0
+        self._num_prefix_hits = 0
+        self._num_prompt_tokens = 0
+        self._num_generated_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        """False when every request has ended."""
+        return bool(self._sequences)
+
+    @property
+    def max_request_tokens(self) -> int:
+        """Prompt and outputs that one request can have: the context, or the pool if smaller."""
+        return min(self.config.max_model_len, self._pool.num_blocks * self._pool.block_size)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises ContextLengthError where it could never run."""
+        assert request.id not in self._sequences, f"request {request.id!r} is already here"
+        assert request.prompt_token_ids, "a prompt has at least one token"
+        self.check(request)
+        sequence = Sequence(
+            request, arrival=self._num_arrivals, eos_token_ids=self.config.eos_token_ids
+        )
+        self._num_arrivals += 1
+        self._sequences[request.id] = sequence
+        self._waiting.add(sequence)
+
+    def check(self, request: Request) -> None:
+        """Raises ContextLengthError for a request that could never run (from any thread)."""
+        num_prompt, max_tokens = len(request.prompt_token_ids), request.params.max_tokens
+        limit = self.max_request_tokens
+        if num_prompt + max_tokens <= limit:
+            return
+        holder = (
+            f"the context of this model holds {limit}"
+            if limit == self.config.max_model_len
+            else f"the KV cache of this server holds {limit} ({self._pool.num_blocks} blocks of "
+            f"{self._pool.block_size})"
+        )
+        room = limit - num_prompt
+        remedy = (
+            f"Lower max_tokens to {room} or less, or shorten the prompt."
+            if room > 0
+            else f"Shorten the prompt to fewer than {limit} tokens."
+        )
+        raise ContextLengthError(
+            f"This request needs {num_prompt + max_tokens} tokens ({num_prompt} in the prompt and "
+            f"{max_tokens} of max_tokens), but {holder}. {remedy}",
+            param="max_tokens" if room > 0 else "prompt",
+        )
+
+    def abort(self, request_id: str) -> None:
+        """Drop a request; its blocks are free at once. An id that has ended already is ignored."""
+        if sequence := self._sequences.get(request_id):
+            self._finish(sequence)
+            self._drop_finished()
+
+    def schedule(self) -> StepPlan | None:
+        """Plan the next step, or None where there is nothing to compute now."""
+        step = _Step(self.config.max_num_tokens, self.config.max_logit_rows)
+        num_preemptions = self._num_preemptions
+        for sequence in self._schedule_decodes(step):
+            if sequence.status is SequenceStatus.RUNNING:
+                self._schedule_prefill(sequence, step)
+        if self._num_preemptions == num_preemptions:
+            self._admit(step)
+        if not step.chunks:
+            return None
+        self._num_steps += 1
+        return StepPlan(
+            step=self._num_steps,
+            chunks=tuple(step.chunks),
+            copies=tuple(step.copies),
+            num_tokens=self.config.max_num_tokens - step.budget,
+        )
+
+    def update(self, plan: StepPlan, output: StepOutput) -> list[Delta]:
+        """Take in what a step computed; plans come in the order they were scheduled."""
+        deltas: list[Delta] = []
+        block_size = self._pool.block_size
+        for chunk, sampled, logprobs in zip(
+            plan.chunks, output.sampled, output.prompt_logprobs, strict=True
+        ):
+            sequence = chunk.sequence
+            if sequence.status is SequenceStatus.FINISHED:
+                continue
+            first, last = chunk.start // block_size, (chunk.start + chunk.num_tokens) // block_size
+            if first < last and sequence.status is SequenceStatus.RUNNING:
+                self._cache.register(sequence, first, last)
+            if logprobs:  # after a preemption some are known already
+                known = len(sequence.prompt_logprobs) - chunk.start
+                assert known >= 0, f"prompt log-probabilities before {chunk.start} are missing"
+                sequence.prompt_logprobs.extend(logprobs[known:])
+            if chunk.samples:
+                assert sampled is not None, f"no token was sampled for {sequence}"
+                deltas.append(self._append(sequence, sampled))
+        if any(delta.finish_reason for delta in deltas):
+            self._drop_finished()
+        return deltas
+
+    def stats(self) -> EngineStats:
+        """Counters since the start, and what there is now."""
+        return EngineStats(
+            num_running=len(self._running),
+            num_waiting=len(self._sequences) - len(self._running),
+            num_blocks=self._pool.num_blocks,
+            num_free_blocks=self._pool.num_free_blocks,
+            num_preemptions=self._num_preemptions,
+            num_prefix_queries=self._num_prompt_tokens,
+            num_prefix_hits=self._num_prefix_hits,
+            num_steps=self._num_steps,
+            num_prompt_tokens=self._num_prompt_tokens,
+            num_generated_tokens=self._num_generated_tokens,
+        )
+
+    def check_integrity(self) -> None:
+        """Assert that pool, cache and sequences agree, and that nobody writes where others read."""
+        self._pool.check_integrity(s.block_table for s in self._sequences.values())
+        assert [s.rank for s in self._running] == sorted(s.rank for s in self._running)
+        for sequence in self._sequences.values():
+            running = sequence.status is SequenceStatus.RUNNING
+            assert running == (sequence in self._running), f"{sequence} is in the wrong queue"
+            assert running or not sequence.block_table, f"{sequence} holds blocks"
+            assert 0 <= sequence.num_computed_tokens <= sequence.num_tokens
+            first_written = sequence.num_computed_tokens // self._pool.block_size
+            for block in sequence.block_table[first_written:]:
+                assert self._pool.ref_counts[block] == 1, f"{sequence} writes to a shared block"
+                assert block not in self._cache, f"{sequence} writes to a registered block"
+
+    def _schedule_decodes(self, step: _Step) -> list[Sequence]:
+        """One token for every running sequence that has only its last one to compute. Returns those
+        that have more. This is the hot loop: once a sequence and step."""
+        prefills: list[Sequence] = []
+        block_size, budget, add = self._pool.block_size, step.budget, step.chunks.append
+        for sequence in self._running:  # preemption may shorten it from the end meanwhile
+            position, table = sequence.num_computed_tokens, sequence.block_table
+            num_pending = sequence.num_pending
+            num_tokens = len(sequence.token_ids) + num_pending
+            if num_tokens - position > 1:
+                prefills.append(sequence)
+                continue
+            if num_pending and num_tokens >= sequence.max_num_tokens:
+                continue  # its last token is being sampled
+            if not budget:
+                break
+            if position == len(table) * block_size and not self._grow(sequence):
+                continue
+            budget -= 1
+            output_index = num_tokens - sequence.num_prompt_tokens
+            add(ScheduledChunk(sequence, position, 1, 1, True, output_index, table))
+            sequence.num_computed_tokens = num_tokens
+            sequence.num_pending = num_pending + 1
+        step.budget = budget
+        return prefills
+
+    def _grow(self, sequence: Sequence) -> bool:
+        """Append a block to the table, preempting from the highest rank down until one is free.
+        False where that came to the sequence itself. Whoever is preempted is not in the step yet,
+        for decodes are scheduled from the lowest rank up."""
+        while not self._pool.num_free_blocks:
+            victim = self._running.pop()
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        sequence.block_table += self._pool.allocate(1)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._pool.release(sequence.block_table)
+        sequence.block_table = []
+        sequence.num_computed_tokens = 0
+        sequence.num_preemptions += 1
+        sequence.status = SequenceStatus.PREEMPTED
+        self._num_preemptions += 1
+        self._waiting.push(sequence)
+
+    def _schedule_prefill(self, sequence: Sequence, step: _Step) -> None:
+        """As many of a running sequence's tokens as the step has room for; it has their blocks."""
+        start = sequence.num_computed_tokens
+        left = sequence.num_tokens - start
+        num_tokens = min(left, step.budget)
+        every_row = sequence.needs_prompt_logits
+        if every_row:
+            num_tokens = min(num_tokens, step.logit_budget)
+            step.logit_budget -= num_tokens
+        if not num_tokens:
+            return
+        samples = num_tokens == left
+        num_logit_rows = num_tokens if every_row else int(samples)
+        step.budget -= num_tokens
+        step.chunks.append(
+            ScheduledChunk(
+                sequence=sequence,
+                start=start,
+                num_tokens=num_tokens,
+                num_logit_rows=num_logit_rows,
+                samples=samples,
+                output_index=sequence.num_tokens - sequence.num_prompt_tokens,
+                block_table=sequence.block_table,
+            )
+        )
+        sequence.num_computed_tokens += num_tokens
+        sequence.num_pending += samples
+
+    def _admit(self, step: _Step) -> None:
+        """Start waiting sequences in order of rank. One that does not fit holds up those behind it:
+        were it passed by, smaller ones could keep it out for ever."""
+        while step.budget and len(self._running) < self.config.max_num_seqs:
+            sequence = self._waiting.head()
+            # A token still being sampled for a preempted sequence is not known to recompute with.
+            if sequence is None or sequence.num_pending or not self._place(sequence, step):
+                return
+            self._waiting.pop()
+            insort(self._running, sequence, key=attrgetter("rank"))
+            self._schedule_prefill(sequence, step)
+
+    def _place(self, sequence: Sequence, step: _Step) -> bool:
+        """Give a sequence the blocks of all its tokens, those computed before among them.
+
+        False where they do not fit, with one block to spare for each running sequence to grow by:
+        admitting it would only have somebody preempted soon.
+        """
+        block_size = self._pool.block_size
+        known, num_computed = self._find_computed(sequence)
+        shared = known[: num_computed // block_size]
+        num_new = -(-sequence.num_tokens // block_size) - len(shared)
+        num_wanted = num_new + self._pool.num_free_among(shared) + len(self._running)
+        if num_wanted > self._pool.num_free_blocks:
+            return False
+        self._pool.acquire(shared)
+        sequence.block_table = shared + self._pool.allocate(num_new)
+        if num_computed % block_size:  # the next write goes to a block that another one holds
+            index = len(shared)
+            step.copies.append(BlockCopy(known[index], sequence.block_table[index]))
+        if sequence.status is SequenceStatus.WAITING:
+            sequence.num_cached_tokens = num_computed
+            self._num_prompt_tokens += sequence.num_prompt_tokens
+            self._num_prefix_hits += num_computed
+        sequence.num_computed_tokens = num_computed
+        sequence.source = None
+        sequence.status = SequenceStatus.RUNNING
+        return True
+
+    def _find_computed(self, sequence: Sequence) -> tuple[list[int], int]:
+        """Blocks that hold the sequence's first tokens already, and how many tokens they hold."""
+        source, block_size = sequence.source, self._pool.block_size
+        if source and source.status is SequenceStatus.RUNNING and not source.num_preemptions:
+            num_shared = sequence.num_prompt_tokens - 1
+            return source.block_table[: -(-num_shared // block_size)], num_shared
+        if sequence.needs_prompt_logits:
+            return [], 0
+        blocks = self._cache.match(sequence)
+        return blocks, len(blocks) * block_size
+
+    def _append(self, sequence: Sequence, sampled: SampledToken) -> Delta:
+        """Take in a sampled token and say what the client gets to see of it."""
+        token_id, logprob = sampled
+        is_first = len(sequence.token_ids) == sequence.num_prompt_tokens
+        is_wanted = sequence.request.params.max_tokens > 0
+        reason = sequence.append(token_id)
+        self._num_generated_tokens += is_wanted
+        if is_first:
+            self._waiting.prompt_computed(sequence)
+        if reason is not None:
+            self._finish(sequence)
+        return Delta(
+            request_id=sequence.request.id,
+            token_ids=(token_id,) if is_wanted else (),
+            logprobs=(logprob,) if logprob is not None and is_wanted else (),
+            prompt_logprobs=sequence.all_prompt_logprobs() if is_first else (),
+            finish_reason=reason,
+            stop_token_id=token_id if reason is FinishReason.STOP else None,
+            num_cached_tokens=sequence.num_cached_tokens if is_first else 0,
+        )
+
+    def _finish(self, sequence: Sequence) -> None:
+        self._waiting.leave(sequence)
+        self._pool.release(sequence.block_table)
+        sequence.block_table = []
+        sequence.status = SequenceStatus.FINISHED
+        del self._sequences[sequence.request.id]
+
+    def _drop_finished(self) -> None:
+        self._running = [s for s in self._running if s.status is SequenceStatus.RUNNING]

@@ -1,0 +1,121 @@
+"""One request's state inside the engine."""
+
+import enum
+
+from nimlite.engine.request import FinishReason, Logprob, Request
+
+PRIORITY_SPAN = 1024
+"""How many later arrivals one level of priority outweighs: finite, so that nobody waits for ever
+behind a stream of more urgent requests."""
+
+Rank = tuple[int, int]
+"""Lower runs first. Unique: the second number is the arrival."""
+
+
+class SequenceStatus(enum.Enum):
+    """Where a sequence stands: only a running one holds blocks."""
+
+    WAITING = enum.auto()
+    RUNNING = enum.auto()
+    PREEMPTED = enum.auto()
+    """Waiting again: its blocks were taken away, so its tokens are to be computed once more."""
+    FINISHED = enum.auto()
+
+
+class Sequence:
+    """Tokens, progress and blocks of one request. Only the scheduler writes to it.
+
+    All of its scheduling follows from one inequality, `num_computed_tokens < num_tokens`: a prompt,
+    a chunk of it, a decode and a recompute after preemption differ only in how large the gap is.
+    """
+
+    __slots__ = (
+        "block_hashes",
+        "block_table",
+        "followers",
+        "max_num_tokens",
+        "num_cached_tokens",
+        "num_computed_tokens",
+        "num_pending",
+        "num_preemptions",
+        "num_prompt_tokens",
+        "prompt_logprobs",
+        "rank",
+        "request",
+        "source",
+        "status",
+        "stop_token_ids",
+        "token_ids",
+    )
+
+    def __init__(self, request: Request, *, arrival: int, eos_token_ids: frozenset[int]) -> None:
+        params = request.params
+        self.request = request
+        self.status = SequenceStatus.WAITING
+        self.rank: Rank = (arrival + request.priority * PRIORITY_SPAN, arrival)
+        """Its place among all sequences: the lowest is admitted first and preempted last."""
+        self.token_ids = list(request.prompt_token_ids)
+        """Prompt and outputs, as far as they are known on the host."""
+        self.num_prompt_tokens = len(self.token_ids)
+        self.max_num_tokens = self.num_prompt_tokens + params.max_tokens
+        self.num_computed_tokens = 0
+        """Tokens whose keys and values lie in the pool once every scheduled step has run."""
+        self.num_pending = 0
+        """Tokens that steps in flight are sampling: on the device, not yet in `token_ids`."""
+        self.block_table: list[int] = []
+        """Only ever appended to, or replaced by a new list: what a plan saw of it stays true."""
+        self.block_hashes: list[bytes] = []
+        """The prefix cache's hashes of the first full blocks, as far as they were ever needed."""
+        self.num_cached_tokens = 0
+        self.num_preemptions = 0
+        self.prompt_logprobs: list[Logprob] = []
+        """Entry i is of the token at position i + 1."""
+        self.followers: list[Sequence] = []
+        """Of the same group, waiting for this one to compute their prompt."""
+        self.source: Sequence | None = None
+        """The leader whose computed prompt this follower may share."""
+        eos = frozenset[int]() if params.ignore_eos else eos_token_ids
+        self.stop_token_ids = eos.union(params.stop_token_ids)
+        """They end it from output index `min_tokens` on; the sampler masks them before."""
+
+    @property
+    def num_tokens(self) -> int:
+        """All tokens, the pending ones included."""
+        return len(self.token_ids) + self.num_pending
+
+    @property
+    def needs_prompt_logits(self) -> bool:
+        """True while log-probabilities of its prompt are still to be computed."""
+        return (
+            self.request.params.prompt_logprobs is not None
+            and len(self.prompt_logprobs) < self.num_prompt_tokens - 1
+        )
+
+    def all_prompt_logprobs(self) -> tuple[Logprob | None, ...]:
+        """What its first Delta carries: None for the first token, empty where not asked for."""
+        if self.request.params.prompt_logprobs is None:
+            return ()
+        return (None, *self.prompt_logprobs)
+
+    def append(self, token_id: int) -> FinishReason | None:
+        """A pending token has arrived: does it end the sequence, and why?
+
+        With `max_tokens` 0 only the prompt was wanted, and the token is dropped. The context length
+        needs no rule: the scheduler has checked `max_tokens` against it.
+        """
+        self.num_pending -= 1
+        if not self.request.params.max_tokens:
+            return FinishReason.LENGTH
+        num_outputs = len(self.token_ids) - self.num_prompt_tokens
+        self.token_ids.append(token_id)
+        if token_id in self.stop_token_ids and num_outputs >= self.request.params.min_tokens:
+            return FinishReason.STOP
+        if len(self.token_ids) >= self.max_num_tokens:
+            return FinishReason.LENGTH
+        return None
+
+    def __repr__(self) -> str:
+        return (
+            f"Sequence({self.request.id!r}, {self.status.name}, "
+            f"{self.num_computed_tokens}/{self.num_tokens} computed, blocks {self.block_table})"
+        )
