@@ -1,13 +1,13 @@
 """Which tokens of which sequences run in the next step: in-flight batching by one token budget.
 
-There is no prefill and no decode phase. A sequence has `num_computed_tokens < num_tokens`, and a step
-closes the gap or narrows it, as in vLLM's V1 scheduler: decodes first, for they cost one token each,
-and what is left of the budget goes to chunks of prompts.
+There is no prefill and no decode phase. A sequence has `num_computed_tokens < num_tokens`, and a
+step narrows the gap, as in vLLM's V1 scheduler: decodes first, for they cost one token each, and
+what is left of the budget goes to chunks of prompts.
 
-`schedule` may be called once more before the `update` of the last plan, so that a GPU never waits for
-the host. It counts tokens that are still being sampled; what a step computes for a sequence that has
-ended meanwhile is dropped. Blocks are given back at once even so: steps run in the order of their
-plans, so whoever gets the block next writes to it after the step in flight has.
+`schedule` may be called once more before the `update` of the last plan, so that a GPU never waits
+for the host. It counts tokens that are still being sampled; what a step computes for a sequence
+that ended meanwhile is dropped. Blocks are given back at once even so: steps run in the order of
+their plans, so whoever gets the block next writes to it after the step in flight has.
 """
 
 from bisect import insort
@@ -51,10 +51,10 @@ class _Step:
 class Scheduler:
     """Owns every sequence from `add` to its last `Delta`, and all block tables.
 
-    A running sequence holds the blocks of all its known tokens and takes another when they are full.
-    When none is free, the running sequence of the highest rank is preempted: its blocks go back (the
-    prefix cache still knows the full ones) and it waits to be computed again. So the lowest rank
-    always makes progress.
+    A running sequence holds the blocks of all its known tokens and takes another when they are
+    full. When none is free, the running sequence of the highest rank is preempted: its blocks go
+    back (the prefix cache still knows the full ones) and it waits to be computed again. So the
+    lowest rank always makes progress.
     """
 
     def __init__(self, config: SchedulerConfig, pool: BlockPool, cache: PrefixCache) -> None:
