@@ -1,8 +1,14 @@
 """Manifests: which profiles a model family has. Plain data; reading YAML is `load.py`."""
 
 import enum
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+
+from pydantic import ConfigDict, PositiveFloat, PositiveInt, with_config
+
+from nimlite.models.spec import ModelSpec
 
 
 class Precision(enum.StrEnum):
@@ -43,19 +49,20 @@ class Profile:
     family: str
     device: Device
     precision: Precision
-    tp: int = 1
-    pp: int = 1
+    tp: PositiveInt = 1
+    pp: PositiveInt = 1
     kv_precision: Precision
-    max_model_len: int
-    max_batch_size: int
+    max_model_len: PositiveInt
+    max_batch_size: PositiveInt
     """Sequences that may run at once."""
-    max_num_tokens: int
+    max_num_tokens: PositiveInt
     """The token budget of one step."""
-    block_size: int
-    kv_cache_bytes: int | None = None
+    block_size: PositiveInt
+    kv_cache_bytes: PositiveInt | None = None
     """None: whatever `NIM_KVCACHE_PERCENT` leaves."""
-    relative_speed: float = 1.0
-    """Rank between profiles of one device that fit, higher first; measured figures are in docs/performance.md."""
+    relative_speed: PositiveFloat = 1.0
+    """Rank among the profiles of one device that fit, higher first; docs/performance.md has the
+    measured figures."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """NIM's tags as `NIM_TAGS_SELECTOR` reads them: llm_engine, precision, tp, pp, profile, …"""
 
@@ -64,7 +71,27 @@ class Profile:
         """The display name, such as nimlite-int4-tp1-pp1-cpu."""
         return f"nimlite-{self.precision}-tp{self.tp}-pp{self.pp}-{self.device}"
 
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that it takes; 0 on the CPU."""
+        return self.tp * self.pp if self.device is Device.GPU else 0
 
+    def identified(self) -> "Profile":
+        """This profile with the tags that follow from its fields, and with its id."""
+        implied = {
+            "llm_engine": "nimlite",
+            "device": str(self.device),
+            "precision": str(self.precision),
+            "tp": str(self.tp),
+            "pp": str(self.pp),
+        }
+        tagged = replace(self, tags={**implied, **self.tags})
+        content = {key: value for key, value in asdict(tagged).items() if key != "id"}
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return replace(tagged, id=hashlib.sha256(canonical.encode()).hexdigest())
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A model family: its artifact and its profiles."""
@@ -75,5 +102,9 @@ class Manifest:
     """The name in /v1/models unless NIM_SERVED_MODEL_NAME says otherwise."""
     license: str
     artifact: Artifact
+    spec: ModelSpec
     profiles: tuple[Profile, ...]
-    num_parameters: int
+
+    @property
+    def num_parameters(self) -> int:
+        return self.spec.num_parameters
