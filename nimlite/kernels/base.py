@@ -8,6 +8,7 @@ Shapes, here and in every kernel:
 Implementations: `torch_kernels.py` (the plain-torch twin, right everywhere), `cpu/` (C++), later Triton.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +35,21 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """How much of the static buffers one step uses."""
+
+    num_tokens: int
+    num_sequences: int
+    num_rows: int
+
+
+Forward = Callable[[Batch], torch.Tensor]
+"""A model bound to its weights and its KV pool: logits of the batch's rows."""
+Step = Callable[[Counts], torch.Tensor]
+"""Runs the captured forward on what the static buffers now hold: logits_RV, valid until the next call."""
+
+
+@dataclass(frozen=True, slots=True)
 class KVLayout:
     """The shape of one layer's part of the pool."""
 
@@ -50,6 +66,10 @@ class Kernels(Protocol):
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
         """The whole pool, [layers, 2, blocks, G, …]: the inner layout belongs to the implementation.
         Index [l, 0] holds keys, [l, 1] values; every block is contiguous in each of them."""
+
+    def capture(self, forward: Forward, batch: Batch) -> Step:
+        """Prepare `forward` to run again and again over the static buffers of `batch`, with the least overhead that the device
+        allows: recorded once and replayed where it can be. The weights and the pool must outlive the step."""
 
     def embed(self, weight: PackedWeight, token_ids_T: torch.Tensor) -> torch.Tensor:
         """Rows of the embedding: x_TD."""

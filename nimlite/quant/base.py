@@ -1,7 +1,8 @@
-"""A linear layer's weight as the engine holds it."""
+"""A linear layer's weight as the engine holds it, and what a weight format offers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -11,9 +12,12 @@ GROUP = 32
 """Input features that share one scale."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class PackedWeight:
-    """A weight [N, C] in the layout of its scheme. `tensors` are what lies in the engine file."""
+    """A weight [N, C] in the layout of its scheme. `tensors` are what lies in the engine file.
+
+    Compared by identity, so that a device can keep what it derives from a weight beside it.
+    """
 
     scheme: str
     """fp32, bf16, int8 or int4: a key of `quant.SCHEMES`."""
@@ -24,3 +28,37 @@ class PackedWeight:
     int8: weight uint8 [N/16, C/32, 8, 16, 4] (value + 128), scale fp16 [N/16, C/32, 16].
     int4: weight uint8 [N/16, C/32, 4, 16, 4] (low nibble: columns 8p+0..3, high nibble: 8p+4..7), scale and minimum fp16
     [N/16, C/32, 16]; value = q * scale + minimum."""
+
+    @property
+    def num_tiles(self) -> int:
+        return -(-self.num_rows // TILE)
+
+
+class Scheme(Protocol):
+    """A weight format. `pack` and `unpack` are the pair convert/apply; `linear` defines the arithmetic of its kernels."""
+
+    name: str
+    columns_multiple_of: int
+
+    def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
+        """Round an fp32 weight to the format and lay it out in tiles."""
+
+    def unpack(self, weight: PackedWeight) -> torch.Tensor:
+        """The fp32 weight [N, C] that the packed one stands for."""
+
+    def linear(self, x_TC: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
+        """y_TN in fp32, rounding the activations as the kernels do: the reference they are tested against."""
+
+
+def to_tiles(weight_NC: torch.Tensor) -> torch.Tensor:
+    """[N, C] -> [N/16, 16, C], padded with zero rows."""
+    num_rows, num_columns = weight_NC.shape
+    padding = -num_rows % TILE
+    if padding:
+        weight_NC = torch.nn.functional.pad(weight_NC, (0, 0, 0, padding))
+    return weight_NC.reshape(-1, TILE, num_columns)
+
+
+def from_tiles(tiles: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """[N/16, 16, …] -> [N, C], without the padding."""
+    return tiles.reshape(tiles.shape[0] * TILE, -1)[:num_rows]

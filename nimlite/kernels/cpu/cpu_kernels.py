@@ -1,0 +1,197 @@
+"""`Kernels` in C++: each method describes one operation, which runs at once or is recorded into a graph."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from nimlite.kernels.base import Batch, Counts, Forward, KVLayout, Step
+from nimlite.kernels.cpu.graph import Graph
+from nimlite.kernels.cpu.library import Library
+from nimlite.kernels.cpu.op import ACTIVATIONS, KV_TYPES, SCHEMES, Op, OpCode, Rows, RunCounts
+from nimlite.kernels.torch_kernels import allocate_kv
+from nimlite.quant.base import GROUP, PackedWeight
+
+
+class CpuKernels:
+    """Activations are fp32. A row's result depends on no other row of the step, bit for bit."""
+
+    def __init__(self, library: Library, num_threads: int) -> None:
+        self._library = library
+        self._num_threads = num_threads
+        self._graph: Graph | None = None
+
+    def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
+        assert layout.block_size % 16 == 0 and layout.head_dim % 16 == 0 and layout.head_dim <= 256
+        return allocate_kv(num_layers, layout, torch.device("cpu"))
+
+    def capture(self, forward: Forward, batch: Batch) -> Step:
+        max_tokens, max_rows = len(batch.token_ids_T), len(batch.logit_rows_R)
+        with self.record(max_tokens, max_rows, len(batch.context_lens_S)) as graph:
+            logits_RV = forward(batch)
+
+        def step(counts: Counts) -> torch.Tensor:
+            graph.replay(
+                num_tokens=counts.num_tokens,
+                num_sequences=counts.num_sequences,
+                num_rows=counts.num_rows,
+            )
+            return logits_RV[: counts.num_rows]
+
+        return step
+
+    @contextmanager
+    def record(self, max_tokens: int, max_rows: int, max_sequences: int) -> Iterator[Graph]:
+        """Within it nothing runs: operations are appended to the graph, and tensors are its buffers."""
+        assert self._graph is None, "already recording"
+        graph = Graph(self._library, self._num_threads, max_tokens, max_sequences, max_rows)
+        self._graph = graph
+        try:
+            yield graph
+        finally:
+            self._graph = None
+        graph.seal()
+
+    def embed(self, weight: PackedWeight, token_ids_T: torch.Tensor) -> torch.Tensor:
+        y_TD = self._empty(token_ids_T, weight.num_columns)
+        self._submit(
+            OpCode.EMBED, token_ids_T, [token_ids_T, *_tensors(weight), y_TD], _sizes(weight)
+        )
+        return y_TD
+
+    def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+        y_TD = self._empty(x_TD, x_TD.shape[1])
+        self._submit(OpCode.RMS_NORM, x_TD, [x_TD, weight_D, y_TD], [x_TD.shape[1]], eps)
+        return y_TD
+
+    def add_rms_norm(
+        self, x_TD: torch.Tensor, residual_TD: torch.Tensor, weight_D: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        y_TD = self._empty(x_TD, x_TD.shape[1])
+        self._submit(
+            OpCode.ADD_RMS_NORM,
+            x_TD,
+            [x_TD, residual_TD, weight_D, y_TD],
+            [x_TD.shape[1]],
+            eps,
+        )
+        return y_TD
+
+    def linear(
+        self, x_TC: torch.Tensor, weight: PackedWeight, bias_N: torch.Tensor | None
+    ) -> torch.Tensor:
+        assert x_TC.shape[1] == weight.num_columns
+        y_TN = self._empty(x_TC, weight.num_rows)
+        scratch = self._empty(x_TC, _scratch_floats(weight))
+        self._submit(
+            OpCode.LINEAR, x_TC, [x_TC, *_tensors(weight), bias_N, y_TN, scratch], _sizes(weight)
+        )
+        return y_TN
+
+    def rope_and_cache(
+        self,
+        qkv_TE: torch.Tensor,
+        cos_sin_PK: torch.Tensor,
+        kv: torch.Tensor,
+        batch: Batch,
+        layout: KVLayout,
+    ) -> None:
+        num_heads = qkv_TE.shape[1] // layout.head_dim - 2 * layout.num_kv_heads
+        self._submit(
+            OpCode.ROPE_AND_CACHE,
+            qkv_TE,
+            [qkv_TE, kv[0], kv[1], cos_sin_PK, batch.positions_T, batch.slots_T],
+            _kv_sizes(layout, num_heads),
+        )
+
+    def attention(
+        self,
+        qkv_TE: torch.Tensor,
+        kv: torch.Tensor,
+        batch: Batch,
+        layout: KVLayout,
+        num_heads: int,
+        scale: float,
+    ) -> torch.Tensor:
+        y_TD = self._empty(qkv_TE, num_heads * layout.head_dim)
+        tables = batch.block_tables_SB
+        self._submit(
+            OpCode.ATTENTION,
+            qkv_TE,
+            [qkv_TE, kv[0], kv[1], batch.query_starts_S1, batch.context_lens_S, tables, y_TD],
+            [*_kv_sizes(layout, num_heads), tables.shape[1]],
+            scale,
+            num_sequences=len(batch.context_lens_S),
+        )
+        return y_TD
+
+    def gated_activation(self, gate_up_T2I: torch.Tensor, activation: str) -> torch.Tensor:
+        size = gate_up_T2I.shape[1] // 2
+        y_TI = self._empty(gate_up_T2I, size)
+        self._submit(
+            OpCode.GATED_ACTIVATION,
+            gate_up_T2I,
+            [gate_up_T2I, y_TI],
+            [size, ACTIVATIONS[activation]],
+        )
+        return y_TI
+
+    def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
+        size = x_TD.shape[1]
+        if self._graph is None:
+            y_RD = torch.empty(len(rows_R), size)
+        else:
+            y_RD = self._graph.empty(Rows.LOGITS, size)
+        self._submit(OpCode.TAKE_ROWS, y_RD, [x_TD, rows_R, y_RD], [size])
+        return y_RD
+
+    def _empty(self, like: torch.Tensor, num_columns: int) -> torch.Tensor:
+        """A tensor with as many rows as `like`."""
+        if self._graph is None:
+            return torch.empty(len(like), num_columns)
+        return self._graph.empty(self._graph.rows_of(like), num_columns)
+
+    def _submit(
+        self,
+        code: OpCode,
+        like: torch.Tensor,
+        tensors: list[torch.Tensor | None],
+        sizes: list[int],
+        scalar: float = 0.0,
+        num_sequences: int = 0,
+    ) -> None:
+        """Record the operation, or run it on the rows of `like`."""
+        assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
+        if self._graph is not None:
+            op = Op.of(code, self._graph.rows_of(like), tensors, sizes, scalar)
+            self._graph.append(op, tensors)
+            return
+        op = Op.of(code, Rows.TOKENS, tensors, sizes, scalar)
+        counts = RunCounts(len(like), num_sequences, 0)
+        self._library.run((Op * 1)(op), counts, self._num_threads)
+
+
+def _tensors(weight: PackedWeight) -> list[torch.Tensor | None]:
+    tensors = weight.tensors
+    return [tensors["weight"], tensors.get("scale"), tensors.get("minimum")]
+
+
+def _sizes(weight: PackedWeight) -> list[int]:
+    return [SCHEMES[weight.scheme], weight.num_rows, weight.num_columns]
+
+
+def _scratch_floats(weight: PackedWeight) -> int:
+    """Words for one packed row of activations: fp32 as it is, or int8 with a scale and a sum a group (weights.h)."""
+    if weight.scheme in ("fp32", "bf16"):
+        return weight.num_columns
+    return weight.num_columns // GROUP * (GROUP + 8) // 4
+
+
+def _kv_sizes(layout: KVLayout, num_heads: int) -> list[int]:
+    return [
+        KV_TYPES[layout.dtype],
+        num_heads,
+        layout.num_kv_heads,
+        layout.head_dim,
+        layout.block_size,
+    ]

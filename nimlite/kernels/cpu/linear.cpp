@@ -1,0 +1,116 @@
+// y = x W^T + bias, and the rows of W: one driver for every scheme of weights.h.
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "weights.h"
+
+namespace nimlite {
+namespace {
+
+constexpr int kMaxRows = 12;  // sums and integer dots of a block fill the 32 registers
+
+// The split of `rows` into the fewest blocks of at most kMaxRows rows, whose sizes differ by one at most.
+struct Blocks {
+    int64_t count, size, larger;
+
+    explicit Blocks(int64_t rows)
+        : count((rows + kMaxRows - 1) / kMaxRows),
+          size(count ? rows / count : 0),
+          larger(count ? rows % count : 0) {}
+
+    int64_t first_row(int64_t block) const { return block * size + std::min(block, larger); }
+    int rows(int64_t block) const { return int(size + (block < larger)); }
+};
+
+void store_row(f32x16 sums, const float* bias, float* y, int64_t width) {
+    if (width == kTile) {
+        store(y, bias ? sums + load<f32x16>(bias) : sums);
+        return;
+    }
+    for (int64_t n = 0; n < width; ++n) y[n] = sums[n] + (bias ? bias[n] : 0.0f);
+}
+
+template <class Policy, int MR>
+void multiply_block(const char* packed, const Weight& weight, int64_t tile, const float* bias,
+                    float* y) {
+    f32x16 sums[MR] = {};
+    Policy::template multiply<MR>(packed, weight, tile, sums);
+    const int64_t n = tile * kTile, width = std::min(kTile, weight.num_rows - n);
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r)
+        store_row(sums[r], bias ? bias + n : nullptr, y + r * weight.num_rows + n, width);
+}
+
+using BlockKernel = void (*)(const char*, const Weight&, int64_t, const float*, float*);
+
+template <class Policy, size_t... Rows>
+constexpr std::array<BlockKernel, sizeof...(Rows)> block_kernels(std::index_sequence<Rows...>) {
+    return {&multiply_block<Policy, int(Rows) + 1>...};
+}
+
+template <class Policy>
+void linear(const float* x, const Weight& weight, const float* bias, float* y, char* scratch,
+            int64_t rows) {
+    static constexpr auto kKernels = block_kernels<Policy>(std::make_index_sequence<kMaxRows>());
+    const Blocks blocks(rows);
+    const int64_t row_bytes = Policy::row_bytes(weight.num_columns);
+#pragma omp for schedule(static)
+    for (int64_t block = 0; block < blocks.count; ++block) {
+        const int64_t first = blocks.first_row(block);
+        Policy::pack(x + first * weight.num_columns, weight.num_columns, blocks.rows(block),
+                     scratch + first * row_bytes);
+    }
+    const int64_t num_tiles = (weight.num_rows + kTile - 1) / kTile;
+#pragma omp for schedule(static)
+    for (int64_t tile = 0; tile < num_tiles; ++tile)
+        for (int64_t block = 0; block < blocks.count; ++block) {
+            const int64_t first = blocks.first_row(block);
+            kKernels[blocks.rows(block) - 1](scratch + first * row_bytes, weight, tile, bias,
+                                             y + first * weight.num_rows);
+        }
+}
+
+// Element (n, c) of a weight.
+float element(const Weight& w, int64_t n, int64_t c) {
+    const int64_t tile = n / kTile, lane = n % kTile;
+    if (w.scheme == Scheme::kFp32 || w.scheme == Scheme::kBf16) {
+        const int64_t index = (tile * w.num_columns + c) * kTile + lane;
+        if (w.scheme == Scheme::kFp32) return ((const float*)w.weight)[index];
+        const uint32_t bits = uint32_t(((const uint16_t*)w.weight)[index]) << 16;
+        float value;
+        memcpy(&value, &bits, 4);
+        return value;
+    }
+    const int64_t group = tile * (w.num_columns / kGroup) + c / kGroup;
+    const float scale = from_fp16(u16x16{} + w.scale[group * kTile + lane])[0];
+    const int64_t quad = c % kGroup / 4, byte = lane * 4 + c % 4;
+    const uint8_t* bytes = (const uint8_t*)w.weight;
+    if (w.scheme == Scheme::kInt8)
+        return float(bytes[(group * 8 + quad) * 64 + byte] - 128) * scale;
+    const uint8_t both = bytes[(group * 4 + quad / 2) * 64 + byte];
+    const float minimum = from_fp16(u16x16{} + w.minimum[group * kTile + lane])[0];
+    return float(quad % 2 ? both >> 4 : both & 15) * scale + minimum;
+}
+
+}  // namespace
+
+void linear(const float* x, const Weight& weight, const float* bias, float* y, void* scratch,
+            int64_t rows) {
+    char* packed = (char*)scratch;
+    switch (weight.scheme) {
+        case Scheme::kFp32: return linear<DenseWeight<Fp32>>(x, weight, bias, y, packed, rows);
+        case Scheme::kBf16: return linear<DenseWeight<Bf16>>(x, weight, bias, y, packed, rows);
+        case Scheme::kInt8: return linear<Int8Weight>(x, weight, bias, y, packed, rows);
+        case Scheme::kInt4: return linear<Int4Weight>(x, weight, bias, y, packed, rows);
+    }
+}
+
+void embed(const Weight& weight, const int32_t* ids, float* y, int64_t rows) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t c = 0; c < weight.num_columns; ++c)
+            y[row * weight.num_columns + c] = element(weight, ids[row], c);
+}
+
+}  // namespace nimlite

@@ -1,0 +1,72 @@
+// The interface to Python: one operation as a plain record, and the counts of the step that runs it.
+#pragma once
+#include <cstdint>
+
+namespace nimlite {
+
+enum class OpCode : int32_t {
+    kEmbed,
+    kRmsNorm,
+    kAddRmsNorm,
+    kLinear,
+    kRopeAndCache,
+    kAttention,
+    kGatedActivation,
+    kTakeRows,
+};
+
+// Which count of the step is an operation's number of rows.
+enum class Rows : int32_t { kTokens, kLogits };
+
+enum class Scheme : int64_t { kFp32, kBf16, kInt8, kInt4 };
+
+enum class KvType : int64_t { kFp32, kBf16 };
+
+enum class Activation : int64_t { kSilu, kGelu, kGeluTanh };
+
+// Mirrors `Op` in ops.py, where the meaning of each field is set; run.cpp unpacks it.
+struct Op {
+    OpCode code;
+    Rows rows;
+    void* pointers[8];
+    int64_t sizes[8];
+    float scalar;
+};
+
+struct Counts {
+    int64_t tokens, sequences, logits;
+};
+
+// A weight as `PackedWeight` describes it; scale and minimum are null where the scheme has none.
+struct Weight {
+    Scheme scheme;
+    const void* weight;
+    const uint16_t* scale;
+    const uint16_t* minimum;
+    int64_t num_rows, num_columns;
+};
+
+// One layer's part of the paged pool: keys [blocks, G, K, block_size], values [blocks, G, block_size, K].
+struct KvCache {
+    KvType type;
+    void* keys;
+    void* values;
+    int64_t num_kv_heads, head_dim, block_size;
+};
+
+// Each is called by every thread of the team, and shares its work among them.
+void embed(const Weight&, const int32_t* ids, float* y, int64_t rows);
+void rms_norm(const float* x, const float* weight, float* y, int64_t rows, int64_t dim, float eps);
+void add_rms_norm(const float* x, float* residual, const float* weight, float* y, int64_t rows,
+                  int64_t dim, float eps);
+void linear(const float* x, const Weight&, const float* bias, float* y, void* scratch,
+            int64_t rows);
+void rope_and_cache(float* qkv, const float* cos_sin, const int32_t* positions,
+                    const int32_t* slots, const KvCache&, int64_t rows, int64_t num_heads);
+void attention(const float* qkv, const KvCache&, const int32_t* query_starts,
+               const int32_t* context_lens, const int32_t* block_tables, int64_t table_width,
+               float* y, int64_t sequences, int64_t num_heads, float scale);
+void gated_activation(const float* gate_up, float* y, int64_t rows, int64_t dim, Activation);
+void take_rows(const float* x, const int32_t* ids, float* y, int64_t rows, int64_t dim);
+
+}  // namespace nimlite

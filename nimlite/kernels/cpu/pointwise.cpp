@@ -1,0 +1,159 @@
+// The operations between the matrix products, one row at a time.
+#include <cmath>
+
+#include "op.h"
+#include "vector.h"
+
+namespace nimlite {
+namespace {
+
+// Calls body(offset, lanes) for each vector of a row; only the last may have fewer than 16 lanes.
+template <class Body>
+NIMLITE_INLINE void for_each_vector(int64_t dim, Body body) {
+    int64_t d = 0;
+    for (; d + kLanes <= dim; d += kLanes) body(d, kLanes);
+    if (d < dim) body(d, dim - d);
+}
+
+NIMLITE_INLINE f32x16 load_lanes(const float* p, int64_t lanes) {
+    if (lanes == kLanes) return load<f32x16>(p);
+    f32x16 x = {};
+    memcpy(&x, p, lanes * sizeof(float));
+    return x;
+}
+
+NIMLITE_INLINE void store_lanes(float* p, f32x16 x, int64_t lanes) {
+    if (lanes == kLanes) return store(p, x);
+    memcpy(p, &x, lanes * sizeof(float));
+}
+
+void norm_row(const float* x, const float* weight, float* y, int64_t dim, float eps) {
+    f32x16 squares = {};
+    for_each_vector(dim, [&](int64_t d, int64_t lanes) {
+        const f32x16 v = load_lanes(x + d, lanes);
+        squares = fma(v, v, squares);
+    });
+    const float scale = 1.0f / std::sqrt(sum(squares) / float(dim) + eps);
+    for_each_vector(dim, [&](int64_t d, int64_t lanes) {
+        store_lanes(y + d, load_lanes(x + d, lanes) * scale * load_lanes(weight + d, lanes), lanes);
+    });
+}
+
+// erfc(z) for z >= 0, to 1.5e-7: Abramowitz and Stegun, 7.1.26.
+NIMLITE_INLINE f32x16 erfc(f32x16 z) {
+    const f32x16 t = 1.0f / fma(z, broadcast(0.3275911f), broadcast(1.0f));
+    f32x16 y = fma(t, broadcast(1.061405429f), broadcast(-1.453152027f));
+    y = fma(y, t, broadcast(1.421413741f));
+    y = fma(y, t, broadcast(-0.284496736f));
+    y = fma(y, t, broadcast(0.254829592f));
+    return y * t * exp(-z * z);
+}
+
+template <Activation kind>
+NIMLITE_INLINE f32x16 activate(f32x16 x) {
+    if constexpr (kind == Activation::kSilu) {
+        return x / (1.0f + exp(-x));
+    } else if constexpr (kind == Activation::kGelu) {
+        const f32x16 tail = 0.5f * erfc(abs(x) * 0.70710678f);
+        return x * (x > 0 ? 1.0f - tail : tail);
+    } else {
+        // (1 + tanh(u)) / 2 = 1 / (1 + e^-2u)
+        const f32x16 u = 0.79788456f * (x + 0.044715f * x * x * x);
+        return x / (1.0f + exp(-2.0f * u));
+    }
+}
+
+template <Activation kind>
+void gated_activation(const float* gate_up, float* y, int64_t rows, int64_t dim) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* gate = gate_up + row * 2 * dim;
+        for_each_vector(dim, [&](int64_t d, int64_t lanes) {
+            const f32x16 up = load_lanes(gate + dim + d, lanes);
+            store_lanes(y + row * dim + d, activate<kind>(load_lanes(gate + d, lanes)) * up, lanes);
+        });
+    }
+}
+
+// Rotates the pairs (x[i], x[i + K/2]).
+void rotate(float* head, const float* cos_sin, int64_t head_dim) {
+    const int64_t half = head_dim / 2;
+    for_each_vector(half, [&](int64_t d, int64_t lanes) {
+        const f32x16 cosine = load_lanes(cos_sin + d, lanes);
+        const f32x16 sine = load_lanes(cos_sin + half + d, lanes);
+        const f32x16 a = load_lanes(head + d, lanes), b = load_lanes(head + half + d, lanes);
+        store_lanes(head + d, a * cosine - b * sine, lanes);
+        store_lanes(head + half + d, b * cosine + a * sine, lanes);
+    });
+}
+
+template <class Number>
+void cache_head(const float* key, const float* value, const KvCache& kv, int64_t head,
+                int64_t slot) {
+    using Element = typename Number::Element;
+    const int64_t dim = kv.head_dim, size = kv.block_size, offset = slot % size;
+    const int64_t block = (slot / size * kv.num_kv_heads + head) * dim * size;
+    Element* keys = (Element*)kv.keys + block + offset;
+    Element* values = (Element*)kv.values + block + offset * dim;
+    for (int64_t d = 0; d < dim; d += kLanes) {
+        Element lanes[kLanes];
+        Number::store(lanes, load<f32x16>(key + d));
+        for (int64_t i = 0; i < kLanes; ++i) keys[(d + i) * size] = lanes[i];
+        Number::store(values + d, load<f32x16>(value + d));
+    }
+}
+
+}  // namespace
+
+void rms_norm(const float* x, const float* weight, float* y, int64_t rows, int64_t dim,
+              float eps) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; ++row)
+        norm_row(x + row * dim, weight, y + row * dim, dim, eps);
+}
+
+void add_rms_norm(const float* x, float* residual, const float* weight, float* y, int64_t rows,
+                  int64_t dim, float eps) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; ++row) {
+        float* target = residual + row * dim;
+        for_each_vector(dim, [&](int64_t d, int64_t lanes) {
+            const f32x16 added = load_lanes(target + d, lanes) + load_lanes(x + row * dim + d, lanes);
+            store_lanes(target + d, added, lanes);
+        });
+        norm_row(target, weight, y + row * dim, dim, eps);
+    }
+}
+
+void rope_and_cache(float* qkv, const float* cos_sin, const int32_t* positions,
+                    const int32_t* slots, const KvCache& kv, int64_t rows, int64_t num_heads) {
+    const int64_t dim = kv.head_dim, num_kv_heads = kv.num_kv_heads;
+    const int64_t width = (num_heads + 2 * num_kv_heads) * dim;
+    const auto cache = kv.type == KvType::kFp32 ? &cache_head<Fp32> : &cache_head<Bf16>;
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; ++row) {
+        float* heads = qkv + row * width;
+        for (int64_t h = 0; h < num_heads + num_kv_heads; ++h)
+            rotate(heads + h * dim, cos_sin + positions[row] * dim, dim);
+        const float* keys = heads + num_heads * dim;
+        for (int64_t g = 0; g < num_kv_heads; ++g)
+            cache(keys + g * dim, keys + (num_kv_heads + g) * dim, kv, g, slots[row]);
+    }
+}
+
+void gated_activation(const float* gate_up, float* y, int64_t rows, int64_t dim, Activation kind) {
+    switch (kind) {
+        case Activation::kSilu: return gated_activation<Activation::kSilu>(gate_up, y, rows, dim);
+        case Activation::kGelu: return gated_activation<Activation::kGelu>(gate_up, y, rows, dim);
+        case Activation::kGeluTanh:
+            return gated_activation<Activation::kGeluTanh>(gate_up, y, rows, dim);
+    }
+}
+
+void take_rows(const float* x, const int32_t* ids, float* y, int64_t rows, int64_t dim) {
+#pragma omp for schedule(static)
+    for (int64_t row = 0; row < rows; ++row)
+        memcpy(y + row * dim, x + ids[row] * dim, dim * sizeof(float));
+}
+
+}  // namespace nimlite

@@ -1,0 +1,158 @@
+// Sixteen lanes of fp32 in GCC's portable vector types, with intrinsics only where they decide.
+//
+// The build forbids the compiler to contract a * b + c (-ffp-contract=off): `fma` says where one rounding is meant, so that a
+// row's result never depends on how a loop around it was unrolled.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace nimlite {
+
+constexpr int64_t kLanes = 16;
+
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+typedef uint8_t u8x64 __attribute__((vector_size(64)));
+
+#define NIMLITE_INLINE inline __attribute__((always_inline))
+
+template <class Vector>
+NIMLITE_INLINE Vector load(const void* source) {
+    Vector vector;
+    memcpy(&vector, source, sizeof vector);
+    return vector;
+}
+
+template <class Vector>
+NIMLITE_INLINE void store(void* target, Vector vector) {
+    memcpy(target, &vector, sizeof vector);
+}
+
+NIMLITE_INLINE f32x16 broadcast(float value) { return value - f32x16{}; }
+NIMLITE_INLINE f32x16 as_floats(i32x16 bits) { return (f32x16)bits; }
+NIMLITE_INLINE i32x16 as_bits(f32x16 floats) { return (i32x16)floats; }
+NIMLITE_INLINE f32x16 to_float(i32x16 x) { return __builtin_convertvector(x, f32x16); }
+
+// a * b + c, rounded once where the machine can.
+NIMLITE_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+#if defined(__AVX512F__)
+    return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+    __m256 x[2], y[2], z[2];
+    memcpy(x, &a, 64), memcpy(y, &b, 64), memcpy(z, &c, 64);
+    for (int half = 0; half < 2; ++half) z[half] = _mm256_fmadd_ps(x[half], y[half], z[half]);
+    return load<f32x16>(z);
+#else
+    return a * b + c;
+#endif
+}
+
+// sums[i] += the dot product of the four unsigned bytes in lane i of `bytes` with the four signed bytes at `four`.
+NIMLITE_INLINE i32x16 dot4(i32x16 sums, u8x64 bytes, const int8_t* four) {
+    int32_t packed;
+    memcpy(&packed, four, 4);
+#if defined(__AVX512VNNI__)
+    return (i32x16)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)bytes, _mm512_set1_epi32(packed));
+#else
+    const u32x16 words = (u32x16)bytes;
+    for (int i = 0; i < 4; ++i) sums += (i32x16)(words >> (8 * i) & 0xFF) * four[i];
+    return sums;
+#endif
+}
+
+NIMLITE_INLINE u32x16 widen(u16x16 x) { return __builtin_convertvector(x, u32x16); }
+
+NIMLITE_INLINE f32x16 from_bf16(u16x16 x) { return (f32x16)(widen(x) << 16); }
+
+// Rounded to nearest, ties to even.
+NIMLITE_INLINE u16x16 to_bf16(f32x16 x) {
+    const u32x16 bits = (u32x16)x;
+    return __builtin_convertvector((bits + 0x7FFF + (bits >> 16 & 1)) >> 16, u16x16);
+}
+
+// Finite numbers only: scales are never infinite.
+NIMLITE_INLINE f32x16 from_fp16(u16x16 x) {
+#if defined(__AVX512F__)
+    return _mm512_cvtph_ps((__m256i)x);
+#else
+    const u32x16 bits = widen(x);
+    const f32x16 magnitude = (f32x16)((bits & 0x7FFF) << 13) * 0x1p112f;
+    return (f32x16)((u32x16)magnitude | (bits & 0x8000) << 16);
+#endif
+}
+
+// Element types of weights and of the KV pool.
+struct Fp32 {
+    using Element = float;
+    static NIMLITE_INLINE f32x16 load(const Element* p) { return nimlite::load<f32x16>(p); }
+    static NIMLITE_INLINE void store(Element* p, f32x16 x) { nimlite::store(p, x); }
+};
+
+struct Bf16 {
+    using Element = uint16_t;
+    static NIMLITE_INLINE f32x16 load(const Element* p) {
+        return from_bf16(nimlite::load<u16x16>(p));
+    }
+    static NIMLITE_INLINE void store(Element* p, f32x16 x) { nimlite::store(p, to_bf16(x)); }
+};
+
+// To the nearest integer, ties to even; |x| < 2^22. Adding 1.5 * 2^23 leaves the integer in the low bits.
+NIMLITE_INLINE i32x16 round_to_int(f32x16 x) {
+    constexpr float kShift = 12582912.0f;
+    return as_bits(x + kShift) - as_bits(broadcast(kShift));
+}
+
+NIMLITE_INLINE f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
+NIMLITE_INLINE f32x16 abs(f32x16 x) { return as_floats(as_bits(x) & 0x7FFFFFFF); }
+
+template <class Vector, class Combine>
+NIMLITE_INLINE auto reduce(Vector x, Combine combine) {
+    x = combine(x, __builtin_shuffle(
+                       x, i32x16{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}));
+    x = combine(x, __builtin_shuffle(
+                       x, i32x16{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11}));
+    x = combine(x, __builtin_shuffle(
+                       x, i32x16{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13}));
+    x = combine(x, __builtin_shuffle(
+                       x, i32x16{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14}));
+    return x[0];
+}
+
+NIMLITE_INLINE float sum(f32x16 x) {
+    return reduce(x, [](f32x16 a, f32x16 b) { return a + b; });
+}
+NIMLITE_INLINE int32_t sum(i32x16 x) {
+    return reduce(x, [](i32x16 a, i32x16 b) { return a + b; });
+}
+NIMLITE_INLINE float largest(f32x16 x) {
+    return reduce(x, [](f32x16 a, f32x16 b) { return max(a, b); });
+}
+
+// e^x to 2 ulp; exactly 1 at 0 and exactly 0 below the smallest normal number.
+// x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial is Taylor's, of degree 7.
+NIMLITE_INLINE f32x16 exp(f32x16 x) {
+    constexpr float kLow = -87.33f, kHigh = 88.72f;
+    const f32x16 clamped = max(x > kHigh ? broadcast(kHigh) : x, broadcast(kLow));
+    const i32x16 n = round_to_int(clamped * 1.44269504f);
+    const f32x16 whole = to_float(n);
+    const f32x16 r = fma(whole, broadcast(2.12194440e-4f), fma(whole, broadcast(-0.693359375f), clamped));
+    f32x16 y = fma(broadcast(1.0f / 5040), r, broadcast(1.0f / 720));
+    y = fma(y, r, broadcast(1.0f / 120));
+    y = fma(y, r, broadcast(1.0f / 24));
+    y = fma(y, r, broadcast(1.0f / 6));
+    y = fma(y, r, broadcast(0.5f));
+    y = fma(y, r, broadcast(1.0f));
+    y = fma(y, r, broadcast(1.0f));
+    // In two steps: 2^n alone overflows at n = 128.
+    const i32x16 half = n >> 1;
+    const f32x16 power = as_floats((half + 127) << 23) * as_floats((n - half + 127) << 23);
+    return x < kLow ? f32x16{} : y * power;
+}
+
+}  // namespace nimlite

@@ -1,0 +1,28 @@
+"""fp32 and bf16 weights, in tiles of 16 output features that lie side by side."""
+
+from dataclasses import dataclass
+
+import torch
+
+from nimlite.quant.base import PackedWeight, from_tiles, to_tiles
+
+
+@dataclass(frozen=True, slots=True)
+class DenseScheme:
+    """Plain numbers: activations and sums stay in fp32, the weights are widened as they are read."""
+
+    name: str
+    dtype: torch.dtype
+    columns_multiple_of: int = 1
+
+    def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
+        """weight [N/16, C, 16]."""
+        tiles = to_tiles(weight_NC.to(self.dtype)).transpose(1, 2).contiguous()
+        return PackedWeight(self.name, *weight_NC.shape, {"weight": tiles})
+
+    def unpack(self, weight: PackedWeight) -> torch.Tensor:
+        tiles = weight.tensors["weight"].transpose(1, 2)
+        return from_tiles(tiles, weight.num_rows).float()
+
+    def linear(self, x_TC: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
+        return x_TC.float() @ self.unpack(weight).T

@@ -1,0 +1,71 @@
+"""The kernels under test, built once a session, and random batches."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from nimlite.kernels.base import Batch, KVLayout
+from nimlite.kernels.cpu.cpu_kernels import CpuKernels
+from nimlite.kernels.cpu.library import Library, load
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(scope="session")
+def library(cache_dir: Path) -> Library:
+    return load(cache_dir)
+
+
+@pytest.fixture
+def kernels(library: Library) -> CpuKernels:
+    return CpuKernels(library, num_threads=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """The shape of an attention layer."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    block_size: int = 16
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def qkv_size(self) -> int:
+        return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+
+    def layout(self, num_blocks: int) -> KVLayout:
+        return KVLayout(num_blocks, self.block_size, self.num_kv_heads, self.head_dim, self.dtype)
+
+
+def ragged_batch(
+    chunks: list[tuple[int, int]], block_size: int, generator: torch.Generator
+) -> tuple[Batch, int]:
+    """A step of (context before, new tokens) a sequence, its blocks scattered over a pool of the returned size."""
+    num_blocks = [-(-(before + new) // block_size) for before, new in chunks]
+    shuffled = torch.randperm(sum(num_blocks) + 2, generator=generator).int()
+    tables = torch.zeros(len(chunks), max(num_blocks) + 1, dtype=torch.int32)
+    positions, slots, first = [], [], 0
+    for s, (before, new) in enumerate(chunks):
+        tables[s, : num_blocks[s]] = shuffled[first : first + num_blocks[s]]
+        first += num_blocks[s]
+        p = torch.arange(before, before + new, dtype=torch.int32)
+        positions.append(p)
+        slots.append(tables[s, p // block_size] * block_size + p % block_size)
+    lengths = torch.tensor([0, *(new for _, new in chunks)], dtype=torch.int32)
+    num_tokens = int(lengths.sum())
+    batch = Batch(
+        token_ids_T=torch.randint(0, 50, (num_tokens,), dtype=torch.int32, generator=generator),
+        positions_T=torch.cat(positions),
+        slots_T=torch.cat(slots),
+        query_starts_S1=lengths.cumsum(0).int(),
+        context_lens_S=torch.tensor([b + n for b, n in chunks], dtype=torch.int32),
+        block_tables_SB=tables,
+        logit_rows_R=(lengths.cumsum(0)[1:] - 1).int(),
+    )
+    return batch, len(shuffled)

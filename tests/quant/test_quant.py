@@ -1,0 +1,73 @@
+"""Weight formats: packing, unpacking and the arithmetic they define."""
+
+import gguf
+import pytest
+import torch
+from nimlite.quant import GROUP, SCHEMES, TILE, scheme_for, unpack
+
+WORST_ERROR = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.01, "int4": 0.1}
+
+
+def random_weight(num_rows: int, num_columns: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(num_rows * num_columns)
+    return torch.randn(num_rows, num_columns, generator=generator)
+
+
+@pytest.mark.parametrize("num_rows", [1, 16, 40])
+@pytest.mark.parametrize("name", SCHEMES)
+def test_unpack_reverses_pack_up_to_the_rounding_of_the_scheme(name: str, num_rows: int) -> None:
+    weight_NC = random_weight(num_rows, 96)
+    packed = SCHEMES[name].pack(weight_NC)
+    assert (packed.scheme, packed.num_rows, packed.num_columns) == (name, num_rows, 96)
+    assert packed.tensors["weight"].shape[0] == packed.num_tiles == -(-num_rows // TILE)
+    error = (unpack(packed) - weight_NC).norm() / weight_NC.norm()
+    assert error <= WORST_ERROR[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("int4", gguf.GGMLQuantizationType.Q4_1), ("int8", gguf.GGMLQuantizationType.Q8_0)],
+)
+def test_weights_on_the_grid_of_a_gguf_file_are_kept_exactly(
+    name: str, kind: gguf.GGMLQuantizationType
+) -> None:
+    weight_NC = random_weight(64, 256) * torch.logspace(-4, 1, 64).unsqueeze(1)
+    on_grid = torch.from_numpy(gguf.dequantize(gguf.quantize(weight_NC.numpy(), kind), kind))
+    assert torch.equal(unpack(SCHEMES[name].pack(on_grid)), on_grid)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_constant_groups_are_kept(name: str) -> None:
+    weight_NC = torch.zeros(16, 64)
+    if name == "int4":
+        weight_NC[3] = 0.5
+    assert torch.equal(unpack(SCHEMES[name].pack(weight_NC)), weight_NC)
+
+
+def test_int4_holds_columns_in_the_documented_nibbles() -> None:
+    """Row n, column c of the second group: the layout that the kernels read."""
+    weight_NC = (torch.arange(16).unsqueeze(1) + torch.arange(64)).remainder(16).float()
+    packed = SCHEMES["int4"].pack(weight_NC)
+    byte = packed.tensors["weight"][0, 1, 2, 5, 3]
+    column = GROUP + 8 * 2 + 3
+    assert byte & 15 == weight_NC[5, column]
+    assert byte >> 4 == weight_NC[5, column + 4]
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_linear_is_within_one_percent_of_the_unpacked_product(name: str) -> None:
+    packed = SCHEMES[name].pack(random_weight(48, 576))
+    x_TC = random_weight(5, 576)
+    exact = x_TC @ unpack(packed).T
+    error = (SCHEMES[name].linear(x_TC, packed) - exact).norm() / exact.norm()
+    assert error <= 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "num_columns", "expected"),
+    [("int4", 64, "int4"), ("int4", 48, "bf16"), ("int8", 40, "bf16"), ("fp32", 7, "fp32")],
+)
+def test_columns_that_groups_do_not_divide_fall_back_to_bf16(
+    name: str, num_columns: int, expected: str
+) -> None:
+    assert scheme_for(name, num_columns).name == expected
