@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Device, Precision, Profile
-from nimlite.settings import Settings
 
 _GROUP = 32
 _WEIGHT_BYTES = {
@@ -18,25 +17,6 @@ _WEIGHT_BYTES = {
 _KV_BYTES = {Precision.FP32: 4.0, Precision.BF16: 2.0}
 _RUNTIME_BYTES = {Device.CPU: 384 << 20, Device.GPU: 768 << 20}
 """Python and torch with their libraries; on a GPU the CUDA context."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much at once: the profile's figures, or what the user set in their place."""
-
-    max_model_len: int
-    max_batch_size: int
-    max_num_tokens: int
-    block_size: int
-
-    @classmethod
-    def of(cls, profile: Profile, settings: Settings) -> "Limits":
-        return cls(
-            max_model_len=settings.max_model_len or profile.max_model_len,
-            max_batch_size=settings.max_batch_size or profile.max_batch_size,
-            max_num_tokens=settings.max_num_tokens or profile.max_num_tokens,
-            block_size=profile.block_size,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,23 +44,22 @@ class MemoryPlan:
         return self.needed <= self.budget
 
 
-def plan_memory(
-    spec: ModelSpec, profile: Profile, limits: Limits, budget: int, kv_wish: int | None
-) -> MemoryPlan:
-    """Split `budget`: the KV pool gets what the rest leaves, but not more than `kv_wish`."""
+def plan_memory(spec: ModelSpec, profile: Profile, budget: int) -> MemoryPlan:
+    """Split `budget`: the KV pool gets what the rest leaves, but not more than the profile wants
+    (or one request of full length needs)."""
     block = kv_block_bytes(spec, profile)
     weights = weight_bytes(spec, profile)
-    activations = activation_bytes(spec, limits)
+    activations = activation_bytes(spec, profile)
     runtime = _RUNTIME_BYTES[profile.device]
-    minimum = math.ceil(limits.max_model_len / limits.block_size) * block
+    minimum = math.ceil(profile.max_model_len / profile.block_size) * block
     left = budget - weights - activations - runtime
-    pool = left if kv_wish is None else min(left, max(kv_wish, minimum))
+    wanted = left if profile.kv_cache_bytes is None else max(profile.kv_cache_bytes, minimum)
     return MemoryPlan(
         weights=weights,
         activations=activations,
         runtime=runtime,
         kv_minimum=minimum,
-        kv_cache=max(0, pool // block * block),
+        kv_cache=max(0, min(left, wanted) // block * block),
         budget=budget,
     )
 
@@ -106,9 +85,9 @@ def kv_block_bytes(spec: ModelSpec, profile: Profile) -> int:
     return math.ceil(per_token * profile.block_size / (profile.tp * profile.pp))
 
 
-def activation_bytes(spec: ModelSpec, limits: Limits) -> int:
+def activation_bytes(spec: ModelSpec, profile: Profile) -> int:
     """The widest tensors of a step, in fp32: a layer's for every token, and logits twice (the
     sampler works on a copy) for every sequence."""
     attention = spec.qkv_size + spec.num_heads * spec.head_dim
     per_token = 4 * spec.hidden_size + attention + 3 * spec.intermediate_size
-    return 4 * (limits.max_num_tokens * per_token + 2 * limits.max_batch_size * spec.vocab_size)
+    return 4 * (profile.max_num_tokens * per_token + 2 * profile.max_batch_size * spec.vocab_size)

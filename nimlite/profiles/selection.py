@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from nimlite.errors import SettingError
 from nimlite.probe.machine import Machine
 from nimlite.profiles.manifest import Device, Manifest, Profile
-from nimlite.profiles.memory import Limits, MemoryPlan, longest_context, plan_memory
+from nimlite.profiles.memory import MemoryPlan, longest_context, plan_memory
 from nimlite.settings import Settings
 
 _SHARE = 0.9
@@ -34,7 +34,7 @@ class Candidate:
     """One profile, judged."""
 
     profile: Profile
-    limits: Limits
+    """With the user's limits in the place of its own, and the KV cache that the memory allows."""
     memory: MemoryPlan
     fit: Fit
     reason: str
@@ -98,24 +98,39 @@ def _judge(manifest: Manifest, profile: Profile, machine: Machine, settings: Set
     remedy = f"NIM_MAX_MODEL_LEN={longest}" if longest else None
     missing = gibibytes(memory.needed - memory.budget)
     reason = (
-        f"It needs {gibibytes(memory.needed)} for a context of {candidate.limits.max_model_len} "
+        f"It needs {gibibytes(memory.needed)} for a context of {candidate.profile.max_model_len} "
         f"tokens, and may take {gibibytes(memory.budget)}. "
     ) + (f"{remedy} would make it fit." if remedy else f"It would fit with {missing} more.")
     return replace(candidate, fit=Fit.LOW_MEMORY, reason=reason, remedy=remedy)
 
 
 def _plan(manifest: Manifest, profile: Profile, machine: Machine, settings: Settings) -> Candidate:
-    limits = Limits.of(profile, settings)
+    limited = _limited(profile, settings)
+    budget = int(_free_bytes(profile, machine) * (settings.kvcache_percent or _SHARE))
+    memory = plan_memory(manifest.spec, limited, budget)
+    # A pool of nothing belongs to a profile that can't run; its own figure then stays.
+    planned = replace(limited, kv_cache_bytes=memory.kv_cache or limited.kv_cache_bytes)
+    return Candidate(profile=planned, memory=memory, fit=Fit.EXCLUDED, reason="")
+
+
+def _limited(profile: Profile, settings: Settings) -> Profile:
+    """The profile with the user's limits. A share of the memory that the user names is for the KV
+    cache to fill, whatever the profile wanted."""
+    return replace(
+        profile,
+        max_model_len=settings.max_model_len or profile.max_model_len,
+        max_batch_size=settings.max_batch_size or profile.max_batch_size,
+        max_num_tokens=settings.max_num_tokens or profile.max_num_tokens,
+        kv_cache_bytes=None if settings.kvcache_percent else profile.kv_cache_bytes,
+    )
+
+
+def _free_bytes(profile: Profile, machine: Machine) -> int:
+    """Free memory of each device that the profile takes; of GPUs the emptiest are taken."""
     if profile.device is Device.CPU:
-        free = machine.memory.available_bytes
-    else:
-        most_free = sorted((gpu.free_bytes for gpu in machine.gpus), reverse=True)
-        free = min(most_free[: profile.num_gpus], default=0)
-    # A share that the user names is for the KV cache to fill, whatever the profile wished.
-    kv_wish = profile.kv_cache_bytes if settings.kvcache_percent is None else None
-    budget = int(free * (settings.kvcache_percent or _SHARE))
-    memory = plan_memory(manifest.spec, profile, limits, budget, kv_wish)
-    return Candidate(profile=profile, limits=limits, memory=memory, fit=Fit.EXCLUDED, reason="")
+        return machine.memory.available_bytes
+    most_free = sorted((gpu.free_bytes for gpu in machine.gpus), reverse=True)
+    return min(most_free[: profile.num_gpus], default=0)
 
 
 def _excluded(

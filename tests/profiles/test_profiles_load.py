@@ -50,7 +50,7 @@ def test_an_id_is_the_digest_of_the_content_and_not_of_its_order(tmp_path: Path)
         ("license:", "licence:", "licence:", "licence: unknown key; the nearest known one is lic"),
         ("  size:", "  sise:", "sise:", "artifact.sise: unknown key; the nearest known one is si"),
         ("{theta:", "{beta:", "{beta:", "spec.rope.beta: unknown key; the nearest"),
-        ("precision: int8,", "precision: int7,", "int7", "profiles.1.precision: expected is 'fp32'"),
+        ("precision: int8,", "precision: int7,", "int7", "profiles.1.precision: expected is 'fp3"),
         ("block_size: 16", "block_size: x", "block_size:", "defaults.block_size: expected is a "),
         ("block_size: 16", "block_size: 0", "block_size:", "expected is greater than 0, not 0"),
         ("precision: int8,", "id: a, precision: int8,", "id: a", "profiles.1.id: unknown key"),

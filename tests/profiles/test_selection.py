@@ -11,7 +11,7 @@ from nimlite.errors import SettingError
 from nimlite.probe.machine import Cpu, Disk, Gpu, Machine, Memory, Software
 from nimlite.profiles.load import load_manifest, profiles_directory
 from nimlite.profiles.manifest import Device, Manifest, Precision
-from nimlite.profiles.memory import Limits, kv_block_bytes, weight_bytes
+from nimlite.profiles.memory import kv_block_bytes, weight_bytes
 from nimlite.profiles.selection import Fit, rank, select
 from nimlite.settings import read_settings
 
@@ -119,7 +119,7 @@ def test_a_profile_that_needs_too_much_names_the_setting_that_lets_it_in() -> No
     name, value = remedy.split("=")
     assert name == "NIM_MAX_MODEL_LEN"
     selection = select(SMOLLM, small, read_settings({**fp32, name: value}))
-    assert selection.chosen.limits.max_model_len == int(value)
+    assert selection.chosen.profile.max_model_len == int(value)
     with pytest.raises(SettingError):
         select(SMOLLM, small, read_settings({**fp32, name: str(int(value) + 1)}))
 
@@ -184,4 +184,6 @@ def test_more_memory_is_never_worse_and_the_choice_fits(
         total = memory.weights + memory.activations + memory.runtime + memory.kv_cache
         assert total <= memory.budget <= ram * GIB
         assert memory.kv_cache >= memory.kv_minimum
-        assert small.limits == Limits.of(small.profile, asked)
+        assert memory.kv_cache == small.profile.kv_cache_bytes
+        for name in settings.keys() - {"kvcache_percent"}:
+            assert getattr(small.profile, name) == settings[name]
