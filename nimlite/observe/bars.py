@@ -1,0 +1,122 @@
+"""Progress for people: bars on a terminal, plain lines where there is none, and several at once."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rich import progress as rich_progress
+from rich.console import Console
+
+from nimlite.observe.progress import Progress, Task
+
+_LINES = 10
+"""Lines of a plain progress between its first and its last."""
+
+
+def console_progress(console: Console) -> Progress:
+    """Bars where somebody watches, lines where a file or a log collector does."""
+    return BarProgress(console) if console.is_terminal else LineProgress(console.print)
+
+
+class BarProgress:
+    """A bar with amount, speed and remaining time; it stays when the task has ended."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: float | None, unit: str = "B") -> Iterator[Task]:
+        with rich_progress.Progress(*_columns(total, unit), console=self._console) as bars:
+            bar = _Bar(bars, title, total)
+            yield bar
+            bar.finish()
+
+
+def _columns(total: float | None, unit: str) -> list[rich_progress.ProgressColumn]:
+    columns: list[rich_progress.ProgressColumn] = [
+        rich_progress.SpinnerColumn(),
+        rich_progress.TextColumn("{task.description}"),
+    ]
+    if unit == "B":
+        columns += [
+            rich_progress.BarColumn(),
+            rich_progress.DownloadColumn(),
+            rich_progress.TransferSpeedColumn(),
+            rich_progress.TimeRemainingColumn(),
+        ]
+    elif total is not None:
+        columns += [
+            rich_progress.BarColumn(),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TextColumn(unit),
+        ]
+    return [*columns, rich_progress.TimeElapsedColumn()]
+
+
+class _Bar:
+    def __init__(self, bars: rich_progress.Progress, title: str, total: float | None) -> None:
+        self._bars = bars
+        self._id = bars.add_task(title, total=total)
+
+    def advance(self, amount: float) -> None:
+        self._bars.advance(self._id, amount)
+
+    def finish(self) -> None:
+        """Full, also where the total was unknown or the work ended early because it was done."""
+        done = self._bars.tasks[0].completed
+        self._bars.update(self._id, total=done or 1, completed=done or 1)
+
+
+class LineProgress:
+    """A line at the start, one at every tenth, and one at the end."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: float | None, unit: str = "B") -> Iterator[Task]:
+        started = time.monotonic()
+        self._write(f"{title} …" if total is None else f"{title}, {_amount(total, unit)} …")
+        yield _Lines(self._write, title, total)
+        self._write(f"{title}: done in {time.monotonic() - started:.1f} s")
+
+
+class _Lines:
+    def __init__(self, write: Callable[[str], object], title: str, total: float | None) -> None:
+        self._write = write
+        self._title = title
+        self._total = total
+        self._done = 0.0
+        self._written = 0
+
+    def advance(self, amount: float) -> None:
+        self._done += amount
+        tenth = int(_LINES * self._done / self._total) if self._total else 0
+        if self._written < tenth < _LINES:
+            self._written = tenth
+            self._write(f"{self._title}: {100 * tenth // _LINES} %")
+
+
+def _amount(total: float, unit: str) -> str:
+    return f"{total / 1e6:.1f} MB" if unit == "B" else f"{total:g} {unit}"
+
+
+class TeeProgress:
+    """Reports to several at once: the console and the server's startup endpoint."""
+
+    def __init__(self, *targets: Progress) -> None:
+        self._targets = targets
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: float | None, unit: str = "B") -> Iterator[Task]:
+        with contextlib.ExitStack() as stack:
+            yield _Tee([stack.enter_context(t.task(title, total, unit)) for t in self._targets])
+
+
+class _Tee:
+    def __init__(self, tasks: list[Task]) -> None:
+        self._tasks = tasks
+
+    def advance(self, amount: float) -> None:
+        for task in self._tasks:
+            task.advance(amount)

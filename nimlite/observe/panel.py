@@ -1,0 +1,48 @@
+"""The panel that ends the start: what is served, why so, in how much memory, and how to try it."""
+
+import json
+
+from rich.panel import Panel
+from rich.table import Table
+
+from nimlite.profiles.manifest import Manifest
+from nimlite.profiles.selection import Candidate, gibibytes
+
+
+def ready_panel(
+    *,
+    manifest: Manifest,
+    candidate: Candidate,
+    name: str,
+    url: str,
+    num_threads: int,
+    seconds: float,
+) -> Panel:
+    """`name`: as clients ask for it; `seconds`: from the command to ready."""
+    profile, memory = candidate.profile, candidate.memory
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="bold")
+    rows.add_column(overflow="fold")
+    rows.add_row("Model", f"{name} ({manifest.num_parameters / 1e6:.0f} M, {manifest.license})")
+    rows.add_row("Profile", f"{profile.name}, {num_threads} compute thread(s)")
+    rows.add_row("", candidate.reason)
+    rows.add_row(
+        "Memory",
+        f"weights {gibibytes(memory.weights)}, KV cache {gibibytes(memory.kv_cache)}, "
+        f"buffers {gibibytes(memory.activations)}, runtime {gibibytes(memory.runtime)}",
+    )
+    rows.add_row(
+        "Limits",
+        f"context {profile.max_model_len} tokens, {profile.max_batch_size} sequences at once",
+    )
+    rows.add_row("URL", f"{url}/v1")
+    rows.add_row("Try", _curl(url, name))
+    return Panel(
+        rows, title=f"nimlite is ready after {seconds:.1f} s", border_style="green", expand=False
+    )
+
+
+def _curl(url: str, name: str) -> str:
+    body = {"model": name, "messages": [{"role": "user", "content": "What is 2+2?"}]}
+    header = "-H 'Content-Type: application/json'"
+    return f"curl {url}/v1/chat/completions {header} -d '{json.dumps(body)}'"
