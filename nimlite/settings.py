@@ -99,8 +99,8 @@ class Settings:
     """Make no network request: what is not in the cache is an error."""
     server_host: str = "0.0.0.0"
     """Address to listen on."""
-    server_port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """TCP port to listen on; 0 takes a free one."""
+    server_port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """TCP port to listen on."""
     max_model_len: Annotated[int, Field(ge=1)] | None = None
     """Context of one request in tokens, prompt and answer together."""
     max_batch_size: Annotated[int, Field(ge=1)] | None = None

@@ -77,7 +77,7 @@ def test_a_bad_value_is_named_with_what_is_allowed(variable: str, value: str, al
 
 
 def test_a_bad_flag_is_named_as_a_flag() -> None:
-    with pytest.raises(SettingError, match=r"--port=-1 can't be used. Allowed: at least 0\."):
+    with pytest.raises(SettingError, match=r"--port=-1 can't be used. Allowed: at least 1\."):
         read_settings({}, {"server_port": -1})
 
 

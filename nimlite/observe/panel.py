@@ -19,7 +19,7 @@ def ready_panel(
     seconds: float,
 ) -> Panel:
     """`name`: as clients ask for it; `seconds`: from the command to ready."""
-    profile, memory = candidate.profile, candidate.memory
+    profile, memory = candidate.serving, candidate.memory
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold")
     rows.add_column(overflow="fold")

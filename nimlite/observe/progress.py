@@ -14,5 +14,7 @@ class Task(Protocol):
 class Progress(Protocol):
     """Where tasks are reported: a terminal, plain lines, the startup endpoint, or nowhere."""
 
-    def task(self, title: str, total: float | None, unit: str = "B") -> AbstractContextManager[Task]:
+    def task(
+        self, title: str, total: float | None, unit: str = "B"
+    ) -> AbstractContextManager[Task]:
         """Start a task; leaving the context ends it. `total` None: unknown."""

@@ -34,7 +34,9 @@ class Candidate:
     """One profile, judged."""
 
     profile: Profile
-    """With the user's limits in the place of its own, and the KV cache that the memory allows."""
+    """As the manifest has it: what an engine is built for."""
+    serving: Profile
+    """As it will run: with the user's limits, and with the KV cache that the memory allows."""
     memory: MemoryPlan
     fit: Fit
     reason: str
@@ -98,7 +100,7 @@ def _judge(manifest: Manifest, profile: Profile, machine: Machine, settings: Set
     remedy = f"NIM_MAX_MODEL_LEN={longest}" if longest else None
     missing = gibibytes(memory.needed - memory.budget)
     reason = (
-        f"It needs {gibibytes(memory.needed)} for a context of {candidate.profile.max_model_len} "
+        f"It needs {gibibytes(memory.needed)} for a context of {candidate.serving.max_model_len} "
         f"tokens, and may take {gibibytes(memory.budget)}. "
     ) + (f"{remedy} would make it fit." if remedy else f"It would fit with {missing} more.")
     return replace(candidate, fit=Fit.LOW_MEMORY, reason=reason, remedy=remedy)
@@ -109,8 +111,8 @@ def _plan(manifest: Manifest, profile: Profile, machine: Machine, settings: Sett
     budget = int(_free_bytes(profile, machine) * (settings.kvcache_percent or _SHARE))
     memory = plan_memory(manifest.spec, limited, budget)
     # A pool of nothing belongs to a profile that can't run; its own figure then stays.
-    planned = replace(limited, kv_cache_bytes=memory.kv_cache or limited.kv_cache_bytes)
-    return Candidate(profile=planned, memory=memory, fit=Fit.EXCLUDED, reason="")
+    serving = replace(limited, kv_cache_bytes=memory.kv_cache or limited.kv_cache_bytes)
+    return Candidate(profile=profile, serving=serving, memory=memory, fit=Fit.EXCLUDED, reason="")
 
 
 def _limited(profile: Profile, settings: Settings) -> Profile:

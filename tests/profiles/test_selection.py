@@ -62,6 +62,7 @@ def test_the_fastest_that_fits_is_chosen_and_the_others_say_why_not() -> None:
     selection = select(SMOLLM, machine(), read_settings({}))
     assert selection.chosen.profile.precision is Precision.INT4
     assert selection.chosen is selection.candidates[0]
+    assert selection.chosen.profile in SMOLLM.profiles
     assert selection.chosen.reason.startswith("The fastest that fits: it needs 0.6")
     assert [c.reason for c in selection.candidates][-1] == (
         "It fits, but nimlite-int4-tp1-pp1-cpu is 6.0x as fast."
@@ -119,7 +120,7 @@ def test_a_profile_that_needs_too_much_names_the_setting_that_lets_it_in() -> No
     name, value = remedy.split("=")
     assert name == "NIM_MAX_MODEL_LEN"
     selection = select(SMOLLM, small, read_settings({**fp32, name: value}))
-    assert selection.chosen.profile.max_model_len == int(value)
+    assert selection.chosen.serving.max_model_len == int(value)
     with pytest.raises(SettingError):
         select(SMOLLM, small, read_settings({**fp32, name: str(int(value) + 1)}))
 
@@ -184,6 +185,6 @@ def test_more_memory_is_never_worse_and_the_choice_fits(
         total = memory.weights + memory.activations + memory.runtime + memory.kv_cache
         assert total <= memory.budget <= ram * GIB
         assert memory.kv_cache >= memory.kv_minimum
-        assert memory.kv_cache == small.profile.kv_cache_bytes
+        assert memory.kv_cache == small.serving.kv_cache_bytes
         for name in settings.keys() - {"kvcache_percent"}:
-            assert getattr(small.profile, name) == settings[name]
+            assert getattr(small.serving, name) == settings[name]
