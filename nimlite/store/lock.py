@@ -24,13 +24,13 @@ def file_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock."""
-    if not path.exists():
-        return False
+@contextmanager
+def try_file_lock(path: Path) -> Iterator[bool]:
+    """Hold `path` if nobody else does; gives whether it is held."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return True
-        return False
+            yield False
+        else:
+            yield True

@@ -1,0 +1,189 @@
+"""One engine, built once: under a lock, in a temporary directory, proved, sealed, renamed into
+place."""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nimlite.build.checkpoint import Checkpoint
+from nimlite.build.convert import convert
+from nimlite.build.engine_dir import (
+    ENGINE_FILE,
+    EngineConfig,
+    EngineDirectory,
+    engine_key,
+    open_engine,
+    seal,
+)
+from nimlite.build.quality import QualityReport, require_quality
+from nimlite.build.reference import Reference
+from nimlite.build.selftest import Logits, self_test, test_prompts
+from nimlite.build.weights_file import load_weights
+from nimlite.errors import BuildError, ChecksumError, ModelError
+from nimlite.layers.linear import Weights
+from nimlite.models.registry import read_spec
+from nimlite.models.spec import ModelSpec
+from nimlite.observe.progress import Progress
+from nimlite.profiles.manifest import Profile
+from nimlite.store.disk import writing_to
+from nimlite.store.lock import file_lock, try_file_lock
+from nimlite.version import __version__
+
+log = logging.getLogger(__name__)
+
+Executor = Callable[[ModelSpec, Weights], Logits]
+"""How the engine will compute: its tensors in, its logits out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildJob:
+    """What to build, of what, for whom."""
+
+    checkpoint: Checkpoint
+    profile: Profile
+    device: str
+    """What distinguishes machines whose engines differ."""
+    model_name: str
+    served_name: str
+    source: str
+    """The artifact's URI or path."""
+
+    @property
+    def key(self) -> str:
+        return engine_key(self.checkpoint.digest, self.profile, self.device)
+
+
+def build_engine(
+    job: BuildJob, home: Path, progress: Progress, executor: Executor
+) -> EngineDirectory:
+    """The engine of `job` in the directory `home`: the one that is there if it is whole, or a new
+    one.
+
+    Raises ModelError for a model that can't be built, SelfTestError for an engine that is not the
+    model, BuildError for a
+    `home` with something else in it, and ArtifactError for a disk that refuses. Nothing half-made
+    is left.
+    """
+    if found := _existing(job, home):
+        return found
+    with writing_to(home.parent):
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(_lock_of(home)):
+            # Another process may have built it while this one waited for the lock.
+            if found := _existing(job, home):
+                return found
+            _remove_stale(home.parent)
+            work = home.with_name(f"{home.name}.building")
+            shutil.rmtree(work, ignore_errors=True)
+            try:
+                work.mkdir()
+                config = _build(job, work, progress, executor)
+                shutil.rmtree(home, ignore_errors=True)
+                os.rename(work, home)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    return EngineDirectory(home, config)
+
+
+def _build(job: BuildJob, work: Path, progress: Progress, executor: Executor) -> EngineConfig:
+    """Fill `work`, prove it and seal it."""
+    started = time.monotonic()
+    spec = read_spec(job.checkpoint.config)
+    job.checkpoint.save_tokenizer(work)
+    convert(job.checkpoint, spec, job.profile.precision, job.profile.tp, work, progress)
+    _write_notice(job, work)
+    quality = _prove(job, spec, work, progress, executor)
+    config = EngineConfig(
+        key=job.key,
+        model_name=job.model_name,
+        served_name=job.served_name,
+        spec=spec,
+        profile=job.profile,
+        eos_token_ids=_eos_token_ids(job.checkpoint, work),
+        source=job.source,
+        provenance=job.checkpoint.provenance,
+        checkpoint_digest=job.checkpoint.digest,
+        quality=quality,
+        built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        build_seconds=round(time.monotonic() - started, 1),
+    )
+    return seal(work, config)
+
+
+def _prove(
+    job: BuildJob, spec: ModelSpec, work: Path, progress: Progress, executor: Executor
+) -> QualityReport:
+    max_tokens = min(spec.max_positions, job.profile.max_model_len)
+    prompts = test_prompts(work / "tokenizer.json", spec.vocab_size, max_tokens)
+    engine = executor(spec, load_weights(work))
+    with progress.task("Compare with the reference", sum(map(len, prompts)), "tokens") as task:
+        report = self_test(engine, Reference(job.checkpoint, spec), prompts)
+        task.advance(report.num_tokens)
+    log.info("Self-test of %s: %s.", job.profile.name, report)
+    require_quality(report, job.profile.precision)
+    return report
+
+
+def _existing(job: BuildJob, home: Path) -> EngineDirectory | None:
+    """The engine in `home` if it is this one and whole."""
+    if not home.exists():
+        return None
+    if not (home / ENGINE_FILE).exists() and any(home.iterdir()):
+        raise BuildError(
+            f"{home} holds files that are no engine, and they are left alone: choose another"
+            " directory, or empty this one."
+        )
+    try:
+        found = open_engine(home)
+    except (ChecksumError, ModelError) as error:
+        log.warning("%s It is built again.", error)
+        return None
+    return found if found.config.key == job.key else None
+
+
+def _lock_of(home: Path) -> Path:
+    return home.with_name(f"{home.name}.lock")
+
+
+def _remove_stale(directory: Path) -> None:
+    """Remove what builders that died left; a living one holds the lock of its engine."""
+    for work in directory.glob("*.building"):
+        with try_file_lock(_lock_of(work.with_suffix(""))) as is_free:
+            if is_free:
+                log.info("Removing %s, left by a build that was killed.", work)
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def _eos_token_ids(checkpoint: Checkpoint, work: Path) -> tuple[int, ...]:
+    """The tokens that end an answer: generation_config.json before config.json, as transformers
+    does."""
+    found = checkpoint.config.get("eos_token_id")
+    file = work / "generation_config.json"
+    if file.exists():
+        found = json.loads(file.read_text()).get("eos_token_id", found)
+    if found is None:
+        return ()
+    return tuple(found) if isinstance(found, list) else (found,)
+
+
+def _write_notice(job: BuildJob, work: Path) -> None:
+    """Licences ask that changed copies say so and keep the original's text."""
+    names = [file.name for file in job.checkpoint.license_files]
+    for file in job.checkpoint.license_files:
+        shutil.copyfile(file, work / file.name)
+    licence = f"Its licence is in {', '.join(names)}." if names else "Its licence holds."
+    (work / "NOTICE.nimlite").write_text(
+        f"The weights in this directory are not the original ones.\n\n"
+        f"Model: {job.model_name}\n"
+        f"Origin: {job.checkpoint.provenance}\n"
+        f"Fetched from: {job.source}\n"
+        f"Changes: nimlite {__version__} fused the projections and packed the weights as"
+        f" {job.profile.precision}.\n"
+        f"{licence}\n"
+    )

@@ -1,0 +1,127 @@
+"""The engine directory: what was built, self-contained, with the digest of every file.
+
+engine.json             EngineConfig
+rankN.safetensors       weights (weights_file.py)
+tokenizer.json, …       as transformers reads them
+NOTICE.nimlite, LICENSE         where the weights come from
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from nimlite.build.quality import QualityReport
+from nimlite.build.weights_file import load_weights
+from nimlite.errors import ChecksumError, ModelError
+from nimlite.layers.linear import Weights
+from nimlite.models.spec import ModelSpec
+from nimlite.profiles.manifest import Profile
+from nimlite.store.digest import FileDigest, damaged_files, digest_files
+from nimlite.version import ENGINE_FORMAT, __version__
+
+ENGINE_FILE = "engine.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What engine.json holds."""
+
+    format: int = ENGINE_FORMAT
+    nimlite_version: str = __version__
+    key: str
+    """`engine_key` of what it was built from."""
+    model_name: str
+    served_name: str
+    """The name in /v1/models unless the settings say otherwise."""
+    spec: ModelSpec
+    profile: Profile
+    eos_token_ids: tuple[int, ...]
+    source: str
+    """The artifact's URI or path."""
+    provenance: str
+    checkpoint_digest: str
+    quality: QualityReport
+    built_at: str
+    """UTC, ISO 8601."""
+    build_seconds: float
+    files: Mapping[str, FileDigest] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDirectory:
+    """An engine directory that was found whole."""
+
+    path: Path
+    config: EngineConfig
+
+    def weights(self, rank: int = 0) -> Weights:
+        """A rank's engine tensors, mapped from their file."""
+        return load_weights(self.path, rank)
+
+
+_CONFIG = TypeAdapter(EngineConfig)
+
+
+def engine_key(checkpoint_digest: str, profile: Profile, device: str) -> str:
+    """sha256 of everything that shapes an engine. `device`: what distinguishes machines whose
+    engines differ."""
+    shaped_by = {
+        "checkpoint": checkpoint_digest,
+        "profile": asdict(profile),
+        "device": device,
+        "torch": torch.__version__,
+        "nimlite": __version__,
+        "format": ENGINE_FORMAT,
+    }
+    return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()
+
+
+def seal(directory: Path, config: EngineConfig) -> EngineConfig:
+    """Write engine.json with the digests of all other files. Gives the config as written."""
+    names = [p.name for p in directory.iterdir() if p.is_file() and p.name != ENGINE_FILE]
+    sealed = replace(config, files=digest_files(directory, names))
+    (directory / ENGINE_FILE).write_bytes(_CONFIG.dump_json(sealed, indent=2))
+    return sealed
+
+
+def open_engine(path: Path, *, verify: bool = True) -> EngineDirectory:
+    """Read an engine directory; `verify` compares every file with its digest.
+
+    Raises ModelError for a directory that is no engine of this format, ChecksumError for a damaged
+    one.
+    """
+    try:
+        text = (path / ENGINE_FILE).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(
+            f"{path} is not an engine directory: it has no {ENGINE_FILE}. `nimlite build` makes"
+            " one."
+        ) from None
+    try:
+        found = json.loads(text)["format"]
+        if found != ENGINE_FORMAT:
+            raise ModelError(
+                f"{path} has the engine format {found}; this nimlite {__version__} reads format"
+                f" {ENGINE_FORMAT}."
+                " Build it again with `nimlite build`."
+            )
+        config = _CONFIG.validate_json(text)
+    except (ValidationError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise _damaged(path / ENGINE_FILE, f"it can't be read ({error})") from error
+    damage = damaged_files(path, config.files) if verify else {}
+    for name, reason in damage.items():
+        raise _damaged(path / name, reason)
+    return EngineDirectory(path, config)
+
+
+def _damaged(file: Path, reason: str) -> ChecksumError:
+    return ChecksumError(
+        f"{file} is damaged: {reason}. The engine must be built again (`nimlite serve` and"
+        " `nimlite build` do so by"
+        " themselves in the cache); if this repeats, check the disk."
+    )

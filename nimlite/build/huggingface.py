@@ -1,0 +1,123 @@
+"""Checkpoints as transformers saves them: config.json, safetensors (sharded or not), tokenizer
+files."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from nimlite.build.checkpoint import license_files
+from nimlite.errors import ModelError
+from nimlite.store.digest import digest_files
+
+_INDEX = "model.safetensors.index.json"
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+class HuggingFaceCheckpoint:
+    """A directory in Hugging Face's layout."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._open_files: dict[str, Any] = {}
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        config = self._json("config.json")
+        if "quantization_config" in config:
+            method = config["quantization_config"].get("quant_method", "unknown")
+            raise ModelError(
+                f"{self._path} holds weights quantized by {method!r}, which is not read yet. Give"
+                " the checkpoint in bf16, fp16 or fp32: the profile's precision is made from it."
+            )
+        return config
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        return frozenset(self._file_of)
+
+    @cached_property
+    def digest(self) -> str:
+        weights = set(self._file_of.values())
+        others = [name for name in TOKENIZER_FILES if (self._path / name).is_file()]
+        digests = digest_files(self._path, weights.union(others, ["config.json"]))
+        text = json.dumps({name: file.sha256 for name, file in digests.items()}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def provenance(self) -> str:
+        dtype = self.config.get("dtype", self.config.get("torch_dtype", "unknown dtype"))
+        return f"Hugging Face checkpoint {self._path.name} ({dtype})"
+
+    @property
+    def license_files(self) -> tuple[Path, ...]:
+        return license_files(self._path)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        file_name = self._file_of[name]
+        try:
+            if file_name not in self._open_files:
+                self._open_files[file_name] = safe_open(self._path / file_name, framework="pt")
+            tensor: torch.Tensor = self._open_files[file_name].get_tensor(name)
+        except (SafetensorError, FileNotFoundError) as error:
+            raise self._unreadable(file_name, error) from error
+        if not tensor.is_floating_point():
+            raise ModelError(f"{name} in {self._path / file_name} is {tensor.dtype}, not a float.")
+        return tensor.float()
+
+    def save_tokenizer(self, directory: Path) -> None:
+        for name in TOKENIZER_FILES:
+            if (self._path / name).is_file():
+                shutil.copyfile(self._path / name, directory / name)
+
+    @cached_property
+    def _file_of(self) -> Mapping[str, str]:
+        """Which file holds which tensor."""
+        if (self._path / _INDEX).is_file():
+            weight_map: dict[str, str] = self._json(_INDEX)["weight_map"]
+            return weight_map
+        names = sorted(p.name for p in self._path.glob("*.safetensors"))
+        if not names:
+            raise ModelError(
+                f"{self._path} has no *.safetensors. Weights in pickles (*.bin, *.pt) are not read,"
+                " as they can run code: save it with `model.save_pretrained(directory)`."
+            )
+        file_of: dict[str, str] = {}
+        for name in names:
+            try:
+                with safe_open(self._path / name, framework="pt") as file:
+                    file_of |= dict.fromkeys(file.keys(), name)
+            except SafetensorError as error:
+                raise self._unreadable(name, error) from error
+        return file_of
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            data: dict[str, Any] = json.loads((self._path / name).read_text())
+            return data
+        except ValueError as error:
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> ModelError:
+        return ModelError(
+            f"{self._path / name} can't be read ({error}). It is missing, truncated or damaged:"
+            " copy or download it again."
+        )

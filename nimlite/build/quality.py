@@ -1,0 +1,64 @@
+"""How far an engine's output is from the fp32 model's, and how far it may be."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nimlite.errors import SelfTestError
+from nimlite.profiles.manifest import Precision
+
+_MAX_PERPLEXITY_INCREASE = 0.01
+_MAX_ABSOLUTE_ERROR_FP32 = 1e-3
+_MAX_RELATIVE_ERROR: Mapping[Precision, float] = {
+    Precision.FP32: 1e-4,
+    Precision.BF16: 0.03,
+    Precision.INT8: 0.05,
+    Precision.INT4: 0.2,
+}
+"""Of the logits. These tell a wrong engine from a rounded one; perplexity tells whether the
+rounding is worth it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityReport:
+    """The engine's logits against the reference's, over all positions of the test's prompts."""
+
+    num_tokens: int
+    max_absolute_error: float
+    relative_error: float
+    """Euclidean norm of the difference / that of the reference's logits, each about its mean."""
+    argmax_agreement: float
+    """Share of the positions where both would choose the same token."""
+    perplexity: float
+    reference_perplexity: float
+
+    @property
+    def perplexity_increase(self) -> float:
+        """0.01 = 1 % worse than the reference."""
+        return self.perplexity / self.reference_perplexity - 1
+
+    def __str__(self) -> str:
+        return (
+            f"logits differ by {self.relative_error:.2%} (at most {self.max_absolute_error:.2g}),"
+            f" {self.argmax_agreement:.1%} of the tokens agree, perplexity {self.perplexity:.2f}"
+            f" against {self.reference_perplexity:.2f} ({self.perplexity_increase:+.2%}), over"
+            f" {self.num_tokens} tokens"
+        )
+
+
+def require_quality(report: QualityReport, precision: Precision) -> None:
+    """Raises SelfTestError, with the figures, where the report is outside the tolerance."""
+    if report.relative_error > _MAX_RELATIVE_ERROR[precision] or (
+        precision is Precision.FP32 and report.max_absolute_error > _MAX_ABSOLUTE_ERROR_FP32
+    ):
+        raise SelfTestError(
+            f"The engine ({precision}) does not compute this model: {report}. This is a defect of"
+            " nimlite or of this"
+            " machine; please report it with this line. NIM_TAGS_SELECTOR=precision=fp32 may serve"
+            " meanwhile."
+        )
+    if report.perplexity_increase > _MAX_PERPLEXITY_INCREASE:
+        raise SelfTestError(
+            f"Rounding this model to {precision} costs too much: {report};"
+            f" {_MAX_PERPLEXITY_INCREASE:.0%} is allowed."
+            " Choose a finer precision, such as NIM_TAGS_SELECTOR=precision=bf16."
+        )

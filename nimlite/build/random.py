@@ -1,0 +1,70 @@
+"""Random weights of any config, for benchmarks and tests of models whose weights are not at
+hand."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nimlite.build.huggingface import TOKENIZER_FILES
+from nimlite.build.tokenizer_files import SpecialTokens, byte_tokenizer, write_tokenizer
+from nimlite.models.registry import read_spec, weight_sources
+from nimlite.models.shapes import checkpoint_shape
+
+_STANDARD_DEVIATION = 0.02
+
+
+class RandomCheckpoint:
+    """Normally distributed weights, the same for the same config and seed on every machine.
+
+    The tokenizer is that of the directory `tokenizer`, or has a token for each byte.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], *, seed: int = 0, tokenizer: Path | None = None
+    ) -> None:
+        self.config = config
+        self._seed = seed
+        self._tokenizer = tokenizer
+        self._spec = read_spec(config)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        sources = weight_sources(self._spec).values()
+        return frozenset(name for source in sources for name in source.names)
+
+    @property
+    def digest(self) -> str:
+        identity = [self.config, self._seed, str(self._tokenizer)]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def provenance(self) -> str:
+        return f"Random weights of a {self._spec.architecture}, seed {self._seed}"
+
+    @property
+    def license_files(self) -> tuple[Path, ...]:
+        return ()
+
+    def tensor(self, name: str) -> torch.Tensor:
+        shape = checkpoint_shape(self._spec, name)
+        if "norm" in name:
+            return torch.ones(shape)
+        # A seed for every tensor: the order in which they are read does not matter.
+        seed = hashlib.sha256(f"{self._seed} {name}".encode()).digest()[:8]
+        generator = torch.Generator().manual_seed(int.from_bytes(seed, "little", signed=True))
+        return torch.randn(shape, generator=generator) * _STANDARD_DEVIATION
+
+    def save_tokenizer(self, directory: Path) -> None:
+        if self._tokenizer is None:
+            tokenizer, special = byte_tokenizer(), SpecialTokens(eos_ids=(256,), pad_id=256)
+            write_tokenizer(directory, tokenizer, special, self._spec.max_positions)
+            return
+        for name in TOKENIZER_FILES:
+            if (self._tokenizer / name).is_file():
+                shutil.copyfile(self._tokenizer / name, directory / name)

@@ -1,0 +1,97 @@
+"""The model in plain torch and fp32, straight from the checkpoint's tensors: what an engine is
+tested against.
+
+It shares neither packing, fusing, paging nor kernels with the engine, and holds one layer's weights
+at a time.
+
+T tokens of all prompts   D hidden size   H, G query and key/value heads   K head dimension   V
+vocabulary
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.nn.functional import gelu, linear, scaled_dot_product_attention, silu
+
+from nimlite.build.checkpoint import Checkpoint
+from nimlite.build.convert import read_tensor
+from nimlite.layers.rotary import cos_sin_table
+from nimlite.models.registry import weight_sources
+from nimlite.models.spec import ModelSpec
+
+
+class Reference:
+    """Called with prompts, gives each one's logits (a `selftest.Logits`)."""
+
+    def __init__(self, checkpoint: Checkpoint, spec: ModelSpec) -> None:
+        self._checkpoint = checkpoint
+        self._spec = spec
+        self._sources = weight_sources(spec)
+
+    @torch.inference_mode()
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+        lengths = [len(prompt) for prompt in prompts]
+        token_ids_T = torch.tensor([token for prompt in prompts for token in prompt])
+        cos_sin_TK = torch.cat(
+            [cos_sin_table(self._spec.rope, self._spec.head_dim, length) for length in lengths]
+        )
+        (embedding_VD,) = self._weights("embedding")
+        x_TD = embedding_VD[token_ids_T]
+        for i in range(self._spec.num_layers):
+            x_TD = x_TD + self._attention(
+                i, self._norm(f"layers.{i}.input_norm", x_TD), cos_sin_TK, lengths
+            )
+            x_TD = x_TD + self._mlp(i, self._norm(f"layers.{i}.post_norm", x_TD))
+        x_TD = self._norm("final_norm", x_TD)
+        head_VD = embedding_VD if self._spec.tie_embeddings else self._weights("head")[0]
+        for part_TD in torch.split(x_TD, lengths):
+            yield linear(part_TD, head_VD)
+
+    def _weights(self, name: str) -> list[torch.Tensor]:
+        return [read_tensor(self._checkpoint, self._spec, n) for n in self._sources[name].names]
+
+    def _linears(self, name: str, x_TD: torch.Tensor) -> list[torch.Tensor]:
+        """x through each of the parts that the engine fuses into `name`."""
+        weights = self._weights(name)
+        has_bias = f"{name}.bias" in self._sources
+        biases = self._weights(f"{name}.bias") if has_bias else [None] * len(weights)
+        return [linear(x_TD, w, b) for w, b in zip(weights, biases, strict=True)]
+
+    def _norm(self, name: str, x_TD: torch.Tensor) -> torch.Tensor:
+        variance_T1 = x_TD.square().mean(dim=-1, keepdim=True)
+        return x_TD * torch.rsqrt(variance_T1 + self._spec.norm_eps) * self._weights(name)[0]
+
+    def _attention(
+        self, i: int, x_TD: torch.Tensor, cos_sin_TK: torch.Tensor, lengths: list[int]
+    ) -> torch.Tensor:
+        q_HTK, k_GTK, v_GTK = (
+            y.view(len(x_TD), -1, self._spec.head_dim).transpose(0, 1)
+            for y in self._linears(f"layers.{i}.qkv", x_TD)
+        )
+        rotated = (_rotate(q_HTK, cos_sin_TK), _rotate(k_GTK, cos_sin_TK), v_GTK)
+        prompts = zip(*(torch.split(t, lengths, dim=1) for t in rotated), strict=True)
+        o_HTK = torch.cat(
+            [
+                scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0]
+                for q, k, v in ((q[None], k[None], v[None]) for q, k, v in prompts)
+            ],
+            dim=1,
+        )
+        return self._linears(f"layers.{i}.output", o_HTK.transpose(0, 1).flatten(1))[0]
+
+    def _mlp(self, i: int, x_TD: torch.Tensor) -> torch.Tensor:
+        gate_TI, up_TI = self._linears(f"layers.{i}.gate_up", x_TD)
+        match self._spec.activation:
+            case "silu":
+                gate_TI = silu(gate_TI)
+            case "gelu":
+                gate_TI = gelu(gate_TI)
+            case "gelu_tanh":
+                gate_TI = gelu(gate_TI, approximate="tanh")
+        return self._linears(f"layers.{i}.down", gate_TI * up_TI)[0]
+
+
+def _rotate(x_HTK: torch.Tensor, cos_sin_TK: torch.Tensor) -> torch.Tensor:
+    cos, sin = cos_sin_TK.chunk(2, dim=1)
+    first, second = x_HTK.chunk(2, dim=2)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=2)

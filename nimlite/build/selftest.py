@@ -1,0 +1,99 @@
+"""The proof before an engine is sealed: its logits against the reference's on known texts."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from nimlite.build.quality import QualityReport
+from nimlite.errors import ModelError, SelfTestError
+
+Logits = Callable[[Sequence[Sequence[int]]], Iterator[torch.Tensor]]
+"""Prompts in, for each in turn logits_TV of all its positions out."""
+
+_PASSAGE_TOKENS = 256
+
+
+def test_prompts(tokenizer_file: Path, vocab_size: int, max_tokens: int) -> list[list[int]]:
+    """A prompt of one token and the beginnings of the texts in data/, of at most `max_tokens` each.
+
+    Raises ModelError where the tokenizer has tokens that the model does not know.
+    """
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    texts = sorted(
+        resources.files("nimlite.build").joinpath("data").iterdir(), key=lambda t: t.name
+    )
+    prompts = [
+        tokenizer.encode(text.read_text(encoding="utf-8")).ids[: min(max_tokens, _PASSAGE_TOKENS)]
+        for text in texts
+        if text.name.endswith(".txt")
+    ]
+    largest = max(max(prompt) for prompt in prompts)
+    if largest >= vocab_size:
+        raise ModelError(
+            f"The tokenizer gives token {largest}, but the model has only {vocab_size}: they"
+            " belong to different"
+            " models."
+        )
+    return [prompts[0][:1], *prompts]
+
+
+def self_test(engine: Logits, reference: Logits, prompts: Sequence[Sequence[int]]) -> QualityReport:
+    """Compare both on the prompts. Raises SelfTestError where the engine gives NaN or infinity."""
+    sums = _Sums()
+    for prompt, found_TV, expected_TV in zip(
+        prompts, engine(prompts), reference(prompts), strict=True
+    ):
+        if not found_TV.isfinite().all():
+            raise SelfTestError(
+                f"The engine's logits for a prompt of {len(prompt)} tokens are not finite. This is"
+                " a defect of"
+                " nimlite or of this machine; please report it."
+            )
+        sums.add(torch.tensor(prompt), found_TV.float(), expected_TV.float())
+    return sums.report()
+
+
+@dataclass(slots=True)
+class _Sums:
+    num_tokens: int = 0
+    num_agreeing: int = 0
+    num_predicted: int = 0
+    max_absolute_error: float = 0.0
+    squared_error: float = 0.0
+    squared_reference: float = 0.0
+    loss: float = 0.0
+    reference_loss: float = 0.0
+
+    def add(
+        self, prompt_T: torch.Tensor, found_TV: torch.Tensor, expected_TV: torch.Tensor
+    ) -> None:
+        difference_TV = found_TV - expected_TV
+        centred_TV = expected_TV - expected_TV.mean(dim=1, keepdim=True)
+        targets_T = prompt_T[1:]
+        self.num_tokens += len(prompt_T)
+        self.num_predicted += len(targets_T)
+        self.num_agreeing += int((found_TV.argmax(1) == expected_TV.argmax(1)).sum())
+        self.max_absolute_error = max(self.max_absolute_error, float(difference_TV.abs().max()))
+        self.squared_error += float(difference_TV.square().sum(dtype=torch.float64))
+        self.squared_reference += float(centred_TV.square().sum(dtype=torch.float64))
+        self.loss += _cross_entropy(found_TV[:-1], targets_T)
+        self.reference_loss += _cross_entropy(expected_TV[:-1], targets_T)
+
+    def report(self) -> QualityReport:
+        return QualityReport(
+            num_tokens=self.num_tokens,
+            max_absolute_error=self.max_absolute_error,
+            relative_error=math.sqrt(self.squared_error / self.squared_reference),
+            argmax_agreement=self.num_agreeing / self.num_tokens,
+            perplexity=math.exp(self.loss / self.num_predicted),
+            reference_perplexity=math.exp(self.reference_loss / self.num_predicted),
+        )
+
+
+def _cross_entropy(logits_TV: torch.Tensor, targets_T: torch.Tensor) -> float:
+    return float(torch.nn.functional.cross_entropy(logits_TV, targets_T, reduction="sum"))
