@@ -1,0 +1,111 @@
+"""The HTTP application: paths to endpoints."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from nimlite.server import health, metadata, models
+from nimlite.server.body_limit import BodyLimit
+from nimlite.server.chat import answer_chat
+from nimlite.server.completions import answer_completion
+from nimlite.server.errors import ErrorBody, install_error_handlers
+from nimlite.server.protocol import ChatCompletionRequest, CompletionRequest
+from nimlite.server.state import ServerState
+from nimlite.server.validation import read_body
+from nimlite.version import __version__
+
+_SCHEMA_REF = "#/components/schemas/{model}"
+
+
+def create_app(state: ServerState) -> FastAPI:
+    """All endpoints over `state`; before the model is there they answer 503 where they must."""
+    app = FastAPI(
+        title="nimlite",
+        version=__version__,
+        redirect_slashes=False,
+        responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
+    )
+    app.add_middleware(BodyLimit, max_bytes=state.config.max_body_bytes)
+    install_error_handlers(app, state.config.retry_after_s)
+    _add_generation(app, state)
+    _add_models(app, state)
+    _add_health(app, state)
+    _add_metadata(app, state)
+    schema = _openapi(app)
+    app.openapi = lambda: schema  # type: ignore[method-assign]
+    return app
+
+
+def _add_generation(app: FastAPI, state: ServerState) -> None:
+    @app.post("/v1/chat/completions", openapi_extra=_body_schema(ChatCompletionRequest))
+    async def chat_completions(request: Request) -> Response:
+        return answer_chat(state, await read_body(request, ChatCompletionRequest))
+
+    @app.post("/v1/completions", openapi_extra=_body_schema(CompletionRequest))
+    async def completions(request: Request) -> Response:
+        return answer_completion(state, await read_body(request, CompletionRequest))
+
+
+def _add_models(app: FastAPI, state: ServerState) -> None:
+    @app.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        return models.list_models(state)
+
+    # A name may hold slashes, as `org/name`.
+    @app.get("/v1/models/{name:path}")
+    async def show_model(name: str) -> dict[str, Any]:
+        return models.show_model(state, name)
+
+
+def _add_health(app: FastAPI, state: ServerState) -> None:
+    @app.get("/v1/health/live")
+    async def live() -> Response:
+        return health.live(state)
+
+    @app.get("/v1/health/ready")
+    async def ready() -> Response:
+        return health.ready(state)
+
+    @app.get("/v1/startup")
+    async def startup() -> dict[str, Any]:
+        return health.startup(state)
+
+    @app.get("/v1/metrics")
+    async def metrics() -> Response:
+        return Response(state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_metadata(app: FastAPI, state: ServerState) -> None:
+    @app.get("/v1/metadata")
+    async def show_metadata() -> dict[str, Any]:
+        return metadata.metadata(state)
+
+    @app.get("/v1/version")
+    async def version() -> dict[str, str]:
+        return metadata.version()
+
+    @app.get("/v1/license")
+    async def license_info() -> dict[str, Any]:
+        return metadata.license_info(state)
+
+
+def _body_schema(schema: type[BaseModel]) -> dict[str, Any]:
+    """For the OpenAPI page; the body itself is read by `read_body`, whose errors say more."""
+    reference = {"$ref": _SCHEMA_REF.format(model=schema.__name__)}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}
+    }
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    _, bodies = models_json_schema(
+        [(ChatCompletionRequest, "validation"), (CompletionRequest, "validation")],
+        ref_template=_SCHEMA_REF,
+    )
+    schema["components"]["schemas"] |= bodies["$defs"]
+    return schema

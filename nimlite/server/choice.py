@@ -1,0 +1,145 @@
+"""One sequence of an answer: the engine's deltas as pieces of text."""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nimlite.engine.request import Delta, FinishReason, Logprob
+from nimlite.server.detokenizer import Detokenizer, TextOptions
+from nimlite.server.token_bytes import TokenBytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One prompt of a request."""
+
+    token_ids: tuple[int, ...]
+    text: str | None = None
+    """None where the client gave token ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The log-probability at one token of the text."""
+
+    token_id: int
+    offset: int
+    """Characters of the answer's text before the token."""
+    logprob: Logprob | None
+    """None for the first token of an echoed prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Text of one choice that became certain together."""
+
+    index: int
+    text: str = ""
+    positions: tuple[Position, ...] = ()
+    finish_reason: FinishReason | None = None
+
+    @classmethod
+    def join(cls, pieces: Iterable["Piece"]) -> "Piece":
+        """The pieces of one choice, in order, as one."""
+        joined = tuple(pieces)
+        return cls(
+            index=joined[0].index,
+            text="".join(piece.text for piece in joined),
+            positions=tuple(position for piece in joined for position in piece.positions),
+            finish_reason=joined[-1].finish_reason,
+        )
+
+
+class Choice:
+    """Text, log-probabilities and end of one sequence."""
+
+    def __init__(
+        self,
+        *,
+        index: int,
+        prompt: Prompt,
+        token_bytes: TokenBytes,
+        options: TextOptions,
+        echo: bool = False,
+        discards_output: bool = False,
+    ) -> None:
+        """`discards_output`: the engine samples a token nobody asked for (`max_tokens` 0)."""
+        self.index = index
+        self.prompt = prompt
+        self.num_tokens = 0
+        self.num_cached_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self._token_bytes = token_bytes
+        self._options = options
+        self._echo = echo
+        self._discards_output = discards_output
+        self._detokenizer = Detokenizer(token_bytes, options)
+        self._text_start = 0
+        self._waiting_positions: deque[Position] = deque()
+
+    @property
+    def stopped_by_text(self) -> bool:
+        """A stop string ended it, of which the engine knows nothing."""
+        return self._detokenizer.stopped
+
+    def feed(self, delta: Delta) -> Piece:
+        """What the delta makes certain; its text may be empty."""
+        self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
+        echoed = self._echo_prompt(delta.prompt_logprobs) if self._echo else Piece(index=self.index)
+        if self._discards_output:
+            self.finish_reason = None if delta.finish_reason is None else FinishReason.LENGTH
+            return Piece.join([echoed, Piece(index=self.index, finish_reason=self.finish_reason)])
+        text = self._read_tokens(delta)
+        self.finish_reason = delta.finish_reason
+        if self.finish_reason is not None:
+            text += self._detokenizer.finish()
+        if self.stopped_by_text:
+            self.finish_reason = FinishReason.STOP
+        output = Piece(
+            index=self.index,
+            text=text,
+            positions=tuple(self._release_positions()),
+            finish_reason=self.finish_reason,
+        )
+        return Piece.join([echoed, output])
+
+    def _read_tokens(self, delta: Delta) -> str:
+        text = ""
+        for i, token_id in enumerate(delta.token_ids):
+            self.num_tokens += 1
+            is_stop = delta.stop_token_id is not None and i == len(delta.token_ids) - 1
+            if is_stop and not self._options.include_stop:
+                break
+            if delta.logprobs:
+                offset = self._text_start + self._detokenizer.num_decoded
+                self._waiting_positions.append(Position(token_id, offset, delta.logprobs[i]))
+            text += self._detokenizer.feed(token_id)
+            if self._detokenizer.stopped:
+                break
+        return text
+
+    def _release_positions(self) -> Iterable[Position]:
+        """Those of the released text; at a stop string the ones behind the cut are dropped."""
+        waiting = self._waiting_positions
+        end = self._text_start + self._detokenizer.num_released
+        is_complete = self.finish_reason is not None and not self.stopped_by_text
+        while waiting and (is_complete or waiting[0].offset < end):
+            yield waiting.popleft()
+
+    def _echo_prompt(self, logprobs: tuple[Logprob | None, ...]) -> Piece:
+        """The prompt as the first piece, once."""
+        self._echo = False
+        options = TextOptions(skip_special_tokens=self._options.skip_special_tokens)
+        detokenizer = Detokenizer(self._token_bytes, options)
+        text = ""
+        positions: list[Position] = []
+        for token_id, logprob in zip(
+            self.prompt.token_ids, logprobs or [None] * len(self.prompt.token_ids), strict=True
+        ):
+            positions.append(Position(token_id, detokenizer.num_decoded, logprob))
+            text += detokenizer.feed(token_id)
+        text += detokenizer.finish()
+        if self.prompt.text is not None:
+            text = self.prompt.text
+        self._text_start = len(text)
+        return Piece(index=self.index, text=text, positions=tuple(positions) if logprobs else ())

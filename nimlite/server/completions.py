@@ -1,0 +1,105 @@
+"""POST /v1/completions."""
+
+from typing import Any, cast
+
+from nimlite.errors import RequestError
+from nimlite.server.answer import Answer, new_id
+from nimlite.server.choice import Piece, Prompt
+from nimlite.server.generation import Job
+from nimlite.server.logprobs import completion_logprobs
+from nimlite.server.prompts import build_job, check_context
+from nimlite.server.protocol import MAX_PROMPTS, CompletionRequest
+from nimlite.server.sampling import check_token_ids, sampling_params
+from nimlite.server.state import ServedModel, ServerState
+from nimlite.server.token_bytes import TokenBytes
+
+_DEFAULT_MAX_TOKENS = 16
+"""OpenAI's."""
+
+
+def answer_completion(state: ServerState, body: CompletionRequest) -> Answer:
+    """The answer to one or more prompts; errors are raised when it is sent."""
+    answer_id = new_id("cmpl")
+
+    async def prepare(model: ServedModel) -> Job:
+        prompts = await _prompts(body, model)
+        max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+        for prompt in prompts:
+            check_context(len(prompt.token_ids), max_tokens, model.max_model_len, param="prompt")
+        params = sampling_params(
+            body,
+            max_tokens=max_tokens,
+            vocab_size=model.vocab_size,
+            logprobs=body.logprobs,
+            prompt_logprobs=body.logprobs if body.echo else None,
+        )
+        return build_job(body, answer_id, prompts, params, echo=bool(body.echo))
+
+    return Answer(
+        state,
+        body,
+        answer_id=answer_id,
+        prepare=prepare,
+        answer_format=lambda model: CompletionFormat(
+            model.tokenizer.token_bytes, shows_logprobs=body.logprobs is not None
+        ),
+    )
+
+
+class CompletionFormat:
+    """Choices of completions; the same in chunks and in whole answers."""
+
+    object = "text_completion"
+    chunk_object = "text_completion"
+
+    def __init__(self, token_bytes: TokenBytes, *, shows_logprobs: bool) -> None:
+        self._token_bytes = token_bytes
+        self._shows_logprobs = shows_logprobs
+
+    def opening(self, num_choices: int) -> list[dict[str, Any]]:
+        return []
+
+    def choice(self, piece: Piece) -> dict[str, Any]:
+        logprobs = (
+            completion_logprobs(piece.positions, self._token_bytes)
+            if self._shows_logprobs
+            else None
+        )
+        return {
+            "index": piece.index,
+            "text": piece.text,
+            "logprobs": logprobs,
+            "finish_reason": piece.finish_reason,
+        }
+
+    delta = choice
+
+
+async def _prompts(body: CompletionRequest, model: ServedModel) -> tuple[Prompt, ...]:
+    """Raises RequestError for prompts without a token and for ids outside the vocabulary."""
+    texts, token_lists = _split(body.prompt)
+    if len(texts) + len(token_lists) > MAX_PROMPTS:
+        raise RequestError(f"One request may have {MAX_PROMPTS} prompts.", param="prompt")
+    for token_ids in token_lists:
+        check_token_ids(token_ids, model.vocab_size, param="prompt")
+    encoded = await model.tokenizer.encode(texts, max_tokens=model.max_model_len)
+    prompts = tuple(
+        Prompt(token_ids=token_ids, text=text)
+        for token_ids, text in zip(encoded, texts, strict=True)
+    ) or tuple(Prompt(token_ids=tuple(token_ids)) for token_ids in token_lists)
+    if not prompts or not all(prompt.token_ids for prompt in prompts):
+        raise RequestError("'prompt' must have at least one token.", param="prompt")
+    return prompts
+
+
+def _split(
+    prompt: str | list[str] | list[int] | list[list[int]],
+) -> tuple[list[str], list[list[int]]]:
+    """One of the two lists is empty."""
+    if isinstance(prompt, str):
+        return [prompt], []
+    if not prompt or isinstance(prompt[0], str):
+        return cast(list[str], prompt), []
+    if isinstance(prompt[0], int):
+        return [], [prompt]
+    return [], prompt

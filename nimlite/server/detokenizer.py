@@ -1,0 +1,69 @@
+"""Tokens to text, as they come: never half a character, never the beginning of a stop string."""
+
+import codecs
+from dataclasses import dataclass
+
+from nimlite.server.stop_matcher import StopMatcher
+from nimlite.server.token_bytes import TokenBytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextOptions:
+    """How the tokens of one request become text."""
+
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False
+    """Keep the stop string (or stop token) at the end of the text."""
+    skip_special_tokens: bool = True
+    min_tokens: int = 0
+    """No stop string is looked for in the text of the first ones."""
+
+
+class Detokenizer:
+    """The text of one sequence. Half a character and a possible stop string are held back."""
+
+    def __init__(self, token_bytes: TokenBytes, options: TextOptions) -> None:
+        self._token_bytes = token_bytes
+        self._options = options
+        self._skipped = token_bytes.special_ids if options.skip_special_tokens else frozenset()
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._matcher = StopMatcher(options.stop)
+        self._held = ""
+        self._num_tokens = 0
+        self.num_decoded = 0
+        """Characters so far, held or released."""
+        self.num_released = 0
+        self.stopped = False
+        """A stop string was found: the text is complete."""
+
+    def feed(self, token_id: int) -> str:
+        """The text that became certain with this token. Must not be called once stopped."""
+        assert not self.stopped, "tokens after a stop string"
+        self._num_tokens += 1
+        raw = b"" if token_id in self._skipped else self._token_bytes[token_id]
+        return self._append(self._utf8.decode(raw))
+
+    def finish(self) -> str:
+        """What is still held: no more tokens will come."""
+        if self.stopped:
+            return ""
+        text = self._append(self._utf8.decode(b"", final=True))
+        rest, self._held = self._held, ""
+        self.num_released += len(rest)
+        return text + rest
+
+    def _append(self, text: str) -> str:
+        self.num_decoded += len(text)
+        held = self._held + text
+        searched = self._num_tokens > self._options.min_tokens
+        match = self._matcher.feed(text) if searched else None
+        if match is None:
+            cut = len(held) - self._matcher.pending
+            self._held = held[cut:]
+        else:
+            self.stopped = True
+            cut = len(self._held) + match.end
+            cut -= 0 if self._options.include_stop else match.length
+            self._held = ""
+        self.num_released += cut
+        return held[:cut]

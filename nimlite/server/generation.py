@@ -1,0 +1,151 @@
+"""One HTTP request in the engine: prompts and samples as sequences, deltas as pieces of text."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any, cast
+
+from nimlite.engine.request import Delta, FinishReason, Request, SamplingParams
+from nimlite.errors import EngineDeadError, EngineError
+from nimlite.observe.metrics import SequenceTimes, ServerMetrics
+from nimlite.server.choice import Choice, Piece, Prompt
+from nimlite.server.detokenizer import TextOptions
+from nimlite.server.state import ServedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What one request asks of the engine."""
+
+    id: str
+    prompts: tuple[Prompt, ...]
+    n: int
+    """Samples a prompt."""
+    params: SamplingParams
+    text: TextOptions
+    echo: bool = False
+    priority: int = 0
+    cache_salt: str = ""
+
+
+class Generation:
+    """The sequences of one job. `pieces` may be iterated once."""
+
+    def __init__(self, job: Job, model: ServedModel, metrics: ServerMetrics) -> None:
+        self._job = job
+        self._engine = model.engine
+        self._metrics = metrics
+        self._choices: dict[str, Choice] = {}
+        self._requests: list[Request] = []
+        self._arrived = time.monotonic()
+        self._first_token: dict[str, float] = {}
+        for index in range(len(job.prompts) * job.n):
+            self._add_sequence(index, model)
+
+    def usage(self) -> dict[str, Any]:
+        """OpenAI's usage object as of now. A prompt counts once, however many samples it has."""
+        choices = list(self._choices.values())
+        of_prompts = choices[:: self._job.n]
+        num_prompt = sum(len(choice.prompt.token_ids) for choice in of_prompts)
+        num_completion = sum(choice.num_tokens for choice in choices)
+        num_cached = sum(choice.num_cached_tokens for choice in of_prompts)
+        return {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": num_completion,
+            "total_tokens": num_prompt + num_completion,
+            "prompt_tokens_details": {"cached_tokens": num_cached},
+        }
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """What becomes certain, as it does; each choice ends with a piece that has a finish reason.
+
+        Raises what the engine raises. Closing it ends the sequences under way.
+        """
+        unfinished = set(self._choices)
+        try:
+            async with contextlib.aclosing(self._deltas()) as deltas:
+                async for delta in deltas:
+                    if delta.request_id not in unfinished:
+                        continue
+                    piece = self._feed(delta)
+                    if piece.finish_reason is not None:
+                        unfinished.discard(delta.request_id)
+                    if piece.text or piece.positions or piece.finish_reason:
+                        yield piece
+                    if not unfinished:
+                        return
+            raise EngineDeadError("The engine ended the request before its answer was complete.")
+        finally:
+            self._observe_end(unfinished)
+
+    def _add_sequence(self, index: int, model: ServedModel) -> None:
+        job = self._job
+        prompt_index, sample = divmod(index, job.n)
+        prompt = job.prompts[prompt_index]
+        request_id = f"{job.id}-{index}"
+        self._choices[request_id] = Choice(
+            index=index,
+            prompt=prompt,
+            token_bytes=model.tokenizer.token_bytes,
+            options=job.text,
+            echo=job.echo,
+            discards_output=job.params.max_tokens == 0,
+        )
+        self._requests.append(
+            Request(
+                id=request_id,
+                prompt_token_ids=prompt.token_ids,
+                params=_params_of_sample(job.params, sample),
+                priority=job.priority,
+                group=f"{job.id}-{prompt_index}" if job.n > 1 else None,
+                cache_salt=job.cache_salt,
+            )
+        )
+
+    def _deltas(self) -> AsyncGenerator[Delta, None]:
+        if self._job.params.max_tokens == 0 and self._job.params.prompt_logprobs is None:
+            return self._nothing_to_compute()
+        return cast(AsyncGenerator[Delta, None], self._engine.generate(self._requests))
+
+    async def _nothing_to_compute(self) -> AsyncGenerator[Delta, None]:
+        for request in self._requests:
+            yield Delta(request_id=request.id, finish_reason=FinishReason.LENGTH)
+
+    def _feed(self, delta: Delta) -> Piece:
+        """Raises EngineError where the engine gave the sequence up."""
+        if delta.finish_reason is FinishReason.ERROR:
+            raise EngineError(delta.error or "The engine could not complete the request.")
+        if delta.finish_reason is FinishReason.ABORT:
+            raise EngineDeadError("The request was aborted before its answer was complete.")
+        choice = self._choices[delta.request_id]
+        piece = choice.feed(delta)
+        if delta.token_ids:
+            self._first_token.setdefault(delta.request_id, time.monotonic())
+        if choice.stopped_by_text and delta.finish_reason is None:
+            self._engine.abort(delta.request_id)
+        if piece.finish_reason is not None:
+            self._observe_sequence(delta.request_id, piece.finish_reason)
+        return piece
+
+    def _observe_sequence(self, request_id: str, reason: FinishReason) -> None:
+        times = SequenceTimes(
+            arrived=self._arrived,
+            first_token=self._first_token.get(request_id),
+            finished=time.monotonic(),
+            num_generated_tokens=self._choices[request_id].num_tokens,
+        )
+        self._metrics.observe_sequence(times, reason)
+
+    def _observe_end(self, unfinished: set[str]) -> None:
+        for request_id in unfinished:
+            self._observe_sequence(request_id, FinishReason.ABORT)
+        num_prompt_tokens = sum(len(prompt.token_ids) for prompt in self._job.prompts)
+        self._metrics.observe_request(num_prompt_tokens=num_prompt_tokens, succeeded=not unfinished)
+
+
+def _params_of_sample(params: SamplingParams, sample: int) -> SamplingParams:
+    """Samples of one prompt must differ even with a seed. The engine always samples a token."""
+    seed = None if params.seed is None else (params.seed + sample) % 2**63
+    return dataclasses.replace(params, seed=seed, max_tokens=max(params.max_tokens, 1))

@@ -1,0 +1,120 @@
+"""What the endpoints share: configuration, the model once it is there, answers under way."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nimlite.engine.request import Delta, EngineStats, Request
+from nimlite.errors import EngineDeadError, ModelNotFoundError, NotReadyError, OverloadedError
+from nimlite.observe.metrics import ServerMetrics
+from nimlite.server.config import ServerConfig
+from nimlite.server.startup import Startup
+from nimlite.server.tokenizer import Tokenizer
+
+
+class EngineClient(Protocol):
+    """The engine as the server sees it; `nimlite.engine.client.EngineClient` is the real one."""
+
+    @property
+    def is_alive(self) -> bool: ...
+
+    def generate(self, requests: Sequence[Request]) -> AsyncIterator[Delta]:
+        """The deltas of all `requests`, interleaved, until all finished.
+
+        An async generator: closing it aborts what is left. Raises ContextLengthError,
+        OverloadedError, NotReadyError or EngineDeadError.
+        """
+
+    def abort(self, request_id: str) -> None: ...
+
+    def stats(self) -> EngineStats: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A loaded model: the engine, its tokenizer, and what a client may want to know of it."""
+
+    engine: EngineClient
+    tokenizer: Tokenizer
+    max_model_len: int
+    """Prompt and output tokens of one request together; never more than the KV pool holds."""
+    vocab_size: int
+    """Rows of the embedding: token ids from a client must be below it."""
+    max_num_seqs: int
+    """Sequences that the engine runs at once."""
+    source: str = ""
+    """Where the weights came from, e.g. `hf://org/name`."""
+    profile: str = ""
+    """Id of the profile that is running."""
+    license: str = ""
+    """SPDX id of the model's licence."""
+    loaded_at: int = field(default_factory=lambda: int(time.time()))
+    """Seconds since 1970."""
+
+
+class Interruptible(Protocol):
+    """An answer under way."""
+
+    def interrupt(self) -> None:
+        """End it now with an error that the client can read."""
+
+
+class ServerState:
+    """Explicitly handed to every endpoint; only the event loop's thread changes it."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.startup = Startup()
+        self.metrics = ServerMetrics(config.served_model_names[0], self._stats)
+        self.running: set[Interruptible] = set()
+        self.draining = False
+        self._model: ServedModel | None = None
+
+    @property
+    def model(self) -> ServedModel:
+        """The loaded model. Raises NotReadyError before there is one, EngineDeadError after it."""
+        if self._model is None:
+            raise NotReadyError(self.startup.describe())
+        if not self._model.engine.is_alive:
+            raise EngineDeadError("The engine has stopped; the server must be restarted.")
+        return self._model
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._model is not None
+
+    def set_ready(self, model: ServedModel) -> None:
+        """From here on requests are answered."""
+        self._model = model
+        self.metrics.num_request_max.set(model.max_num_seqs)
+
+    def require_ready(self) -> ServedModel:
+        """The model, where a new request may use it. Raises NotReadyError also while draining."""
+        if self.draining:
+            raise NotReadyError("The server is shutting down and takes no new requests.")
+        return self.model
+
+    def admit(self, model_name: str) -> ServedModel:
+        """For a new request. Raises ModelNotFoundError, NotReadyError or OverloadedError."""
+        self.require_name(model_name)
+        model = self.require_ready()
+        num_waiting = model.engine.stats().num_waiting
+        if num_waiting >= self.config.max_waiting:
+            raise OverloadedError(
+                f"The server is overloaded: {num_waiting} requests are waiting and the limit is "
+                f"{self.config.max_waiting}. Try again in a moment."
+            )
+        return model
+
+    def require_name(self, model_name: str) -> None:
+        """Raises ModelNotFoundError where `model_name` isn't served."""
+        names = self.config.served_model_names
+        if model_name not in names:
+            raise ModelNotFoundError(
+                f"The model {model_name[:100]!r} does not exist. Served here: {', '.join(names)}.",
+                param="model",
+            )
+
+    def _stats(self) -> EngineStats:
+        return self._model.engine.stats() if self._model is not None else EngineStats()

@@ -1,0 +1,76 @@
+"""Server-sent events: an answer as it grows."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from nimlite.server.choice import Piece
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(data: object) -> bytes:
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+class ChunkEncoder:
+    """The chunks of one answer: what all of them have in common is encoded once."""
+
+    def __init__(self, head: Mapping[str, Any]) -> None:
+        """`head`: id, object, created and model."""
+        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":['
+
+    def chunks(self, choices: Iterable[Mapping[str, Any]], tail: bytes) -> bytes:
+        """One event a choice; `tail` is what `usage_tail` gave."""
+        return b"".join(
+            self._head + orjson.dumps(choice) + b"]" + tail + b"}\n\n" for choice in choices
+        )
+
+    def usage_chunk(self, usage: Mapping[str, Any]) -> bytes:
+        """The chunk without choices that ends a stream with `include_usage`."""
+        return self._head + b"]" + usage_tail(usage) + b"}\n\n"
+
+
+def usage_tail(usage: Mapping[str, Any] | None) -> bytes:
+    return b',"usage":' + orjson.dumps(usage)
+
+
+async def coalesce(pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[list[Piece], None]:
+    """Everything that arrived since the last batch, one piece a choice.
+
+    `pieces` is read at its own speed by a task: a client that lags gets fewer and larger chunks,
+    and a stop string is found at once, however slowly the text is taken.
+    """
+    mailbox: dict[int, list[Piece]] = {}
+    arrived = asyncio.Event()
+    ended = False
+
+    async def read() -> None:
+        nonlocal ended
+        try:
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    mailbox.setdefault(piece.index, []).append(piece)
+                    arrived.set()
+        finally:
+            ended = True
+            arrived.set()
+
+    reader = asyncio.create_task(read())
+    try:
+        while not ended or mailbox:
+            await arrived.wait()
+            if not ended:
+                arrived.clear()
+            if mailbox:
+                batch = [Piece.join(waiting) for waiting in mailbox.values()]
+                mailbox.clear()
+                yield batch
+        await reader
+    finally:
+        reader.cancel()
+        # Whoever closes us has no more interest in how the reader ended.
+        reader.add_done_callback(lambda task: task.cancelled() or task.exception())

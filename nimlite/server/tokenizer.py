@@ -1,0 +1,108 @@
+"""Text to token ids, off the event loop where it takes long."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from jinja2 import TemplateError
+
+from nimlite.errors import ContextLengthError, ModelError, RequestError
+from nimlite.server.token_bytes import TokenBytes
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_INLINE_CHARS = 4096
+"""Texts up to it are encoded in about a millisecond: less than a thread costs."""
+
+
+class Tokenizer:
+    """A model's tokenizer and chat template. Thread-safe: the backend's state is never changed."""
+
+    def __init__(self, pretrained: Any) -> None:
+        """`pretrained` is a transformers tokenizer with a `tokenizers` backend."""
+        self._pretrained = pretrained
+        self._backend = pretrained.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.token_bytes = TokenBytes(self._backend)
+        # No token stands for more characters than its own name has.
+        self._longest_token = max(map(len, self._backend.get_vocab()))
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizer":
+        """From the files in an engine or checkpoint directory. Raises ModelError."""
+        from transformers import AutoTokenizer
+
+        try:
+            pretrained = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{directory} holds no tokenizer that can be read: {error}") from error
+        if not getattr(pretrained, "is_fast", False):
+            raise ModelError(f"{directory} has no tokenizer.json, which this server needs.")
+        return cls(pretrained)
+
+    async def encode(self, texts: Sequence[str], *, max_tokens: int) -> list[tuple[int, ...]]:
+        """Each text as token ids, with the special tokens that the model puts around a text.
+
+        Raises ContextLengthError, without the work, for a text that can't fit into `max_tokens`.
+        """
+        for text in texts:
+            self._check_length(text, max_tokens)
+        return await _run(sum(map(len, texts)), self._encode, texts)
+
+    async def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], *, max_tokens: int
+    ) -> tuple[int, ...]:
+        """The conversation through the model's chat template, open for the assistant's turn.
+
+        Raises RequestError where the template refuses it.
+        """
+        num_chars = sum(len(message["content"]) for message in messages)
+        return await _run(num_chars, self._encode_chat, messages, max_tokens)
+
+    def _encode(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True
+    ) -> list[tuple[int, ...]]:
+        encodings = self._backend.encode_batch_fast(
+            list(texts), add_special_tokens=add_special_tokens
+        )
+        return [tuple(encoding.ids) for encoding in encodings]
+
+    def _encode_chat(
+        self, messages: Sequence[Mapping[str, str]], max_tokens: int
+    ) -> tuple[int, ...]:
+        text = self._render(messages)
+        self._check_length(text, max_tokens)
+        # The template has written the special tokens itself: no second BOS.
+        return self._encode([text], add_special_tokens=False)[0]
+
+    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        if self._pretrained.chat_template is None:
+            raise RequestError(
+                "This model has no chat template; use /v1/completions.", param="messages"
+            )
+        try:
+            rendered = self._pretrained.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, TypeError) as error:
+            raise RequestError(
+                f"The model's chat template refuses these messages: {error}", param="messages"
+            ) from error
+        return str(rendered)
+
+    def _check_length(self, text: str, max_tokens: int) -> None:
+        least = len(text) // self._longest_token
+        if least > max_tokens:
+            raise ContextLengthError(
+                f"This model's maximum context length is {max_tokens} tokens; the prompt of "
+                f"{len(text)} characters has at least {least}."
+            )
+
+
+async def _run(num_chars: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    if num_chars <= _INLINE_CHARS:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
