@@ -51,7 +51,6 @@ def candidates_table(family: str, candidates: tuple[Candidate, ...]) -> Renderab
             gibibytes(candidate.memory.needed),
             candidate.reason,
         )
-    ids = Table.grid(padding=(0, 2))
-    for candidate in candidates:
-        ids.add_row(candidate.profile.id, f"({candidate.profile.name})")
+    # Not in the table, for an id that is cut or folded can't be copied.
+    ids = "\n".join(f"{c.profile.id} ({c.profile.name})" for c in candidates)
     return Group(table, ids)

@@ -1,0 +1,107 @@
+"""The way from a plan to a serving process: the port first, then the model, then the panel."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from rich.console import Console
+
+from nimlite import startup
+from nimlite.engine.client import EngineClient
+from nimlite.engine.engine import Engine
+from nimlite.observe.bars import TeeProgress
+from nimlite.observe.panel import ready_panel
+from nimlite.observe.progress import Progress
+from nimlite.server.config import ServerConfig
+from nimlite.server.serve import serve
+from nimlite.server.state import ServedModel, ServerState
+from nimlite.server.tokenizer import Tokenizer
+from nimlite.startup import Plan
+from nimlite.store.cache import Store
+
+T = TypeVar("T")
+
+
+def serve_plan(plan: Plan, store: Store, progress: Progress, console: Console) -> None:
+    """Serve until a signal ends it. Raises what ends the start: the errors of store and build."""
+    asyncio.run(_Service(plan, store, progress, console).run())
+
+
+class _Service:
+    def __init__(self, plan: Plan, store: Store, progress: Progress, console: Console) -> None:
+        settings = plan.settings
+        self._plan = plan
+        self._store = store
+        self._console = console
+        self._state = ServerState(
+            ServerConfig(
+                served_model_names=plan.served_names,
+                host=settings.server_host,
+                port=settings.server_port,
+            )
+        )
+        self._progress = TeeProgress(progress, self._state.startup)
+        self._client: EngineClient | None = None
+        self._started = time.monotonic()
+
+    async def run(self) -> None:
+        try:
+            await serve(self._state, self._load)
+        finally:
+            if self._client is not None:
+                self._client.close()
+
+    async def _load(self) -> ServedModel:
+        engine, tokenizer = await _in_daemon(self._prepare)
+        self._client = EngineClient(engine)
+        self._announce()
+        manifest, chosen = self._plan.selection.manifest, self._plan.selection.chosen
+        return ServedModel(
+            engine=self._client,
+            tokenizer=tokenizer,
+            max_model_len=chosen.serving.max_model_len,
+            vocab_size=engine.spec.vocab_size,
+            max_num_seqs=chosen.serving.max_batch_size,
+            source=manifest.artifact.uri,
+            profile=chosen.profile.id,
+            license=manifest.license,
+        )
+
+    def _prepare(self) -> tuple[Engine, Tokenizer]:
+        directory = startup.prepare_engine(self._plan, self._store, self._progress)
+        engine = startup.load_engine(self._plan, directory, self._store, self._progress)
+        with self._progress.task("Load the tokenizer", None, ""):
+            return engine, Tokenizer.load(directory.path)
+
+    def _announce(self) -> None:
+        settings = self._plan.settings
+        wildcard = settings.server_host in ("0.0.0.0", "::")
+        host = "localhost" if wildcard else settings.server_host
+        self._console.print(
+            ready_panel(
+                manifest=self._plan.selection.manifest,
+                candidate=self._plan.selection.chosen,
+                name=self._plan.served_names[0],
+                url=f"http://{host}:{settings.server_port}",
+                num_threads=self._plan.num_threads,
+                seconds=time.monotonic() - self._started,
+            )
+        )
+
+
+async def _in_daemon(work: Callable[[], T]) -> T:
+    """`work` in a thread that does not keep the process: a signal may end a long download."""
+    result: Future[T] = Future()
+    result.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - carried over to the event loop
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="start", daemon=True).start()
+    return await asyncio.wrap_future(result)
