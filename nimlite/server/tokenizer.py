@@ -49,7 +49,7 @@ class Tokenizer:
         Raises ContextLengthError, without the work, for a text that can't fit into `max_tokens`.
         """
         for text in texts:
-            self._check_length(text, max_tokens)
+            self._check_length(text, max_tokens, param="prompt")
         return await _run(sum(map(len, texts)), self._encode, texts)
 
     async def encode_chat(
@@ -74,7 +74,7 @@ class Tokenizer:
         self, messages: Sequence[Mapping[str, str]], max_tokens: int
     ) -> tuple[int, ...]:
         text = self._render(messages)
-        self._check_length(text, max_tokens)
+        self._check_length(text, max_tokens, param="messages")
         # The template has written the special tokens itself: no second BOS.
         return self._encode([text], add_special_tokens=False)[0]
 
@@ -93,12 +93,13 @@ class Tokenizer:
             ) from error
         return str(rendered)
 
-    def _check_length(self, text: str, max_tokens: int) -> None:
+    def _check_length(self, text: str, max_tokens: int, *, param: str) -> None:
         least = len(text) // self._longest_token
         if least > max_tokens:
             raise ContextLengthError(
                 f"This model's maximum context length is {max_tokens} tokens; the prompt of "
-                f"{len(text)} characters has at least {least}."
+                f"{len(text)} characters has at least {least}.",
+                param=param,
             )
 
 

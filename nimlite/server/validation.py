@@ -24,6 +24,7 @@ _EXPECTED = {
     "int_parsing": "an integer",
     "int_parsing_size": "an integer",
     "int_type": "an integer",
+    "less_than": "a number less than {lt}",
     "less_than_equal": "a number of at most {le}",
     "list_type": "an array",
     "literal_error": "{expected}",
@@ -69,12 +70,15 @@ def _explain(error: ValidationError, raw: bytes, schema: type[BaseModel]) -> Req
     body = pydantic_core.from_json(raw)
     located = [(_real_path(body, details["loc"]), details) for details in errors]
     field = located[0][0][:1]
-    of_field = [(path, details) for path, details in located if path[:1] == field]
     # Each alternative of a union complains; the one that got furthest is the one that was meant.
-    deepest = max(len(path) for path, _ in of_field)
-    alternatives = [details for path, details in of_field if len(path) == deepest]
-    path = next(path for path, _ in of_field if len(path) == deepest)
-    return _describe(path, alternatives, schema)
+    furthest = max((path for path, _ in located if path[:1] == field), key=_reach)
+    alternatives = [details for path, details in located if path == furthest]
+    return _describe(furthest, alternatives, schema)
+
+
+def _reach(path: Sequence[int | str]) -> tuple[int, list[int]]:
+    """How far validation got: depth first, then the index in each array."""
+    return len(path), [step if isinstance(step, int) else 0 for step in path]
 
 
 def _real_path(body: object, loc: Sequence[int | str]) -> tuple[int | str, ...]:

@@ -80,10 +80,15 @@ class ScriptedEngine:
             if self._num_free_steps > 0:
                 self._num_free_steps -= 1
                 return
-            released = asyncio.Event()
-            self._waiting.append((asyncio.get_running_loop(), released))
+            waiter = (asyncio.get_running_loop(), asyncio.Event())
+            self._waiting.append(waiter)
         self.on_held.set()
-        await released.wait()
+        try:
+            await waiter[1].wait()
+        finally:
+            with self._lock:
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
 
     def _script(self, request: Request) -> list[Delta]:
         params = request.params
