@@ -126,12 +126,10 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """Plan the next step, or None where there is nothing to compute now."""
         step = _Step(self.config.max_num_tokens, self.config.max_logit_rows)
-        num_preemptions = self._num_preemptions
         for sequence in self._schedule_decodes(step):
             if sequence.status is SequenceStatus.RUNNING:
                 self._schedule_prefill(sequence, step)
-        if self._num_preemptions == num_preemptions:
-            self._admit(step)
+        self._admit(step)
         if not step.chunks:
             return None
         self._num_steps += 1
@@ -153,7 +151,8 @@ class Scheduler:
             if sequence.status is SequenceStatus.FINISHED:
                 continue
             first, last = chunk.start // block_size, (chunk.start + chunk.num_tokens) // block_size
-            if first < last and sequence.status is SequenceStatus.RUNNING:
+            # Not the chunk's table any more: it was preempted, and the blocks may be another's.
+            if first < last and sequence.block_table is chunk.block_table:
                 self._cache.register(sequence, first, last)
             if logprobs:  # after a preemption some are known already
                 known = len(sequence.prompt_logprobs) - chunk.start

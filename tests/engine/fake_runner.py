@@ -1,9 +1,9 @@
 """A runner that computes nothing but remembers everything: who wrote which slot of the KV pool.
 
-What it writes for position p is a hash of the sequence's tokens 0 … p. Before it samples, it reads every
-position of every chunk's context through the block table, and each must hold that very hash: a wrong
-prefix match, a missing copy or a block given away too early all show. The next token is a hash of the
-history too, so each request has one right answer, whatever it is batched with.
+What it writes for position p is a hash of the sequence's tokens 0 … p. Before it samples, it reads
+every position of every chunk's context through the block table, and each must hold that very hash:
+a wrong prefix match, a missing copy or a block given away too early all show. The next token is a
+hash of the history too, so each request has one right answer, whatever it is batched with.
 """
 
 from collections import deque
@@ -12,7 +12,7 @@ from itertools import accumulate
 from nimlite.engine.block_pool import BlockPool
 from nimlite.engine.plan import SampledToken, ScheduledChunk, StepOutput, StepPlan
 from nimlite.engine.prefix_cache import PrefixCache
-from nimlite.engine.request import Delta, FinishReason, Logprob, Request
+from nimlite.engine.request import Delta, FinishReason, Logprob
 from nimlite.engine.scheduler import Scheduler, SchedulerConfig
 from nimlite.engine.sequence import Sequence
 
@@ -26,7 +26,7 @@ def histories(token_ids):
 
 
 def next_token(history, request, output_index):
-    """The one right token after a history: for this request's seed, and not a stop before min_tokens."""
+    """The one right token after a history, for the request's seed; no stop before min_tokens."""
     params = request.params
     stops = set(params.stop_token_ids) | (set() if params.ignore_eos else {EOS})
     token = hash((history, params.seed, output_index)) % VOCAB_SIZE
@@ -94,7 +94,7 @@ class FakeRunner:
                 )
 
     def _tokens(self, chunk: ScheduledChunk) -> list[int]:
-        """The sequence's tokens up to the chunk's end, the last perhaps only known to the device."""
+        """The sequence's tokens up to the chunk's end; the last may be known to the device only."""
         end = chunk.start + chunk.num_tokens
         tokens = chunk.sequence.token_ids[:end]
         if len(tokens) < end:
