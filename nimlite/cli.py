@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from rich.markup import escape
 
 from nimlite import startup
 from nimlite.errors import NimliteError
-from nimlite.observe.bars import console_progress
+from nimlite.observe.bars import LineProgress, console_progress
 from nimlite.observe.logs import setup_logging
 from nimlite.observe.progress import Progress
 from nimlite.observe.tables import candidates_table, machine_table
@@ -25,6 +26,7 @@ from nimlite.profiles.selection import Candidate, rank
 from nimlite.settings import Settings, read_settings, unknown_variables
 from nimlite.store.cache import Store
 
+_STARTED = time.monotonic()
 app = typer.Typer(
     help="A self-optimizing LLM server: probe, choose, build, prove, serve.",
     no_args_is_help=True,
@@ -84,7 +86,13 @@ def _open_session(**flags: object) -> _Session:
     for sentence in unknown_variables(os.environ):
         _log.warning("%s", sentence)
     store = Store(settings.cache_path, offline=settings.offline)
-    return _Session(settings, store, Console(), err, console_progress(err))
+    progress = _progress_log() if settings.jsonl_logging else console_progress(err)
+    return _Session(settings, store, Console(), err, progress)
+
+
+def _progress_log() -> Progress:
+    """Progress among the JSON lines, which nothing else may interrupt."""
+    return LineProgress(lambda line: _log.info("%s", line))
 
 
 @app.command("probe")
@@ -206,7 +214,7 @@ def serve(
     startup.limit_openmp(os.environ, plan.num_threads)
     from nimlite.serving import serve_plan
 
-    serve_plan(plan, session.store, session.progress, session.err)
+    serve_plan(plan, session.store, session.progress, session.err, started=_STARTED)
 
 
 def _candidate_json(candidate: Candidate) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The way from a plan to a serving process: the port first, then the model, then the panel."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -23,15 +24,23 @@ from nimlite.startup import Plan
 from nimlite.store.cache import Store
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
-def serve_plan(plan: Plan, store: Store, progress: Progress, console: Console) -> None:
-    """Serve until a signal ends it. Raises what ends the start: the errors of store and build."""
-    asyncio.run(_Service(plan, store, progress, console).run())
+def serve_plan(
+    plan: Plan, store: Store, progress: Progress, console: Console, *, started: float
+) -> None:
+    """Serve until a signal ends it. Raises what ends the start: the errors of store and build.
+
+    `started`: when the command began, on the monotonic clock.
+    """
+    asyncio.run(_Service(plan, store, progress, console, started).run())
 
 
 class _Service:
-    def __init__(self, plan: Plan, store: Store, progress: Progress, console: Console) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, progress: Progress, console: Console, started: float
+    ) -> None:
         settings = plan.settings
         self._plan = plan
         self._store = store
@@ -45,7 +54,7 @@ class _Service:
         )
         self._progress = TeeProgress(progress, self._state.startup)
         self._client: EngineClient | None = None
-        self._started = time.monotonic()
+        self._started = started
 
     async def run(self) -> None:
         try:
@@ -80,16 +89,21 @@ class _Service:
         settings = self._plan.settings
         wildcard = settings.server_host in ("0.0.0.0", "::")
         host = "localhost" if wildcard else settings.server_host
-        self._console.print(
-            ready_panel(
-                manifest=self._plan.selection.manifest,
-                candidate=self._plan.selection.chosen,
-                name=self._plan.served_names[0],
-                url=f"http://{host}:{settings.server_port}",
-                num_threads=self._plan.num_threads,
-                seconds=time.monotonic() - self._started,
-            )
+        url = f"http://{host}:{settings.server_port}"
+        name, selection = self._plan.served_names[0], self._plan.selection
+        seconds = time.monotonic() - self._started
+        if settings.jsonl_logging:
+            _log.info("ready after %.1f s: %s at %s/v1", seconds, name, url)
+            return
+        panel = ready_panel(
+            manifest=selection.manifest,
+            candidate=selection.chosen,
+            name=name,
+            url=url,
+            num_threads=self._plan.num_threads,
+            seconds=seconds,
         )
+        self._console.print(panel, highlight=False)
 
 
 async def _in_daemon(work: Callable[[], T]) -> T:

@@ -38,8 +38,8 @@ def setup_logging(level: LogLevel, *, jsonl: bool, console: Console) -> None:
     python_level = _LEVELS.get(level) or logging.getLevelNamesMapping()[level]
     logging.basicConfig(level=python_level, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # Below our own debugging these only narrate single connections.
-    for chatty in ("httpx", "httpcore", "urllib3", "filelock", "asyncio", "markdown_it"):
+    # They only narrate what they do.
+    for chatty in ("httpx", "httpcore", "urllib3", "filelock", "asyncio", "uvicorn"):
         logging.getLogger(chatty).setLevel(max(python_level, logging.WARNING))
 
 

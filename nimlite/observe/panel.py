@@ -1,7 +1,7 @@
 """The panel that ends the start: what is served, why so, in how much memory, and how to try it."""
 
-import json
-
+from rich import box
+from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
 
@@ -36,13 +36,20 @@ def ready_panel(
         f"context {profile.max_model_len} tokens, {profile.max_batch_size} sequences at once",
     )
     rows.add_row("URL", f"{url}/v1")
-    rows.add_row("Try", _curl(url, name))
     return Panel(
-        rows, title=f"nimlite is ready after {seconds:.1f} s", border_style="green", expand=False
+        Group(rows, "", _curl(url, name)),
+        # No sides, so that the command can be copied off the screen.
+        box=box.HORIZONTALS,
+        title=f"nimlite is ready after {seconds:.1f} s",
+        border_style="green",
+        expand=False,
     )
 
 
 def _curl(url: str, name: str) -> str:
-    body = {"model": name, "messages": [{"role": "user", "content": "What is 2+2?"}]}
-    header = "-H 'Content-Type: application/json'"
-    return f"curl {url}/v1/chat/completions {header} -d '{json.dumps(body)}'"
+    """Broken only inside the quotes, where the panel's padding does no harm to who copies it."""
+    return (
+        f"curl {url}/v1/chat/completions --json '{{\n"
+        f'  "model": "{name}",\n'
+        """  "messages": [{"role": "user", "content": "What is 2+2?"}]}'"""
+    )

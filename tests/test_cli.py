@@ -1,0 +1,84 @@
+"""The commands as users start them: a process, its output and its exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nimlite.probe import Machine
+
+
+def nimlite(*arguments: str, cache: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nimlite", *arguments],
+        env={"NIM_CACHE_PATH": str(cache), "PATH": "/usr/bin:/bin", **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_probe(tmp_path: Path) -> None:
+    machine = Machine.from_json(nimlite("probe", "--json", cache=tmp_path).stdout)
+    assert machine.disk.path == str(tmp_path)
+    people = nimlite("probe", cache=tmp_path)
+    assert (people.returncode, people.stderr) == (0, "")
+    assert machine.cpu.architecture in people.stdout
+
+
+def test_list_model_profiles(tmp_path: Path) -> None:
+    listed = nimlite("list-model-profiles", "--json", cache=tmp_path)
+    profiles = json.loads(listed.stdout)["profiles"]
+    assert profiles[0]["name"] == "nimlite-int4-tp1-pp1-cpu"
+    assert profiles[0]["reason"].startswith("The fastest that fits")
+    people = nimlite("list-model-profiles", cache=tmp_path, COLUMNS="60").stdout
+    # Whole, so that it can be copied.
+    assert f"{profiles[0]['id']} ({profiles[0]['name']})" in people
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "code", "sentence"),
+    [
+        (["serve", "nope"], {}, 2, "The model 'nope' is neither a path that exists nor a family"),
+        (["serve", "--port", "0"], {}, 2, "--port=0 can't be used. Allowed: at least 1."),
+        (["probe"], {"NIM_LOG_LEVEL": "loud"}, 2, "NIM_LOG_LEVEL=loud can't be used."),
+        (["list-model-profiles", "--tags-selector", "tp=9"], {}, 2, "=tp=9 matches no profile"),
+        (["download-to-cache"], {"NIM_OFFLINE": "1"}, 3, "the network is not to be used"),
+        (["download-to-cache", "ftp://x"], {}, 2, "unknown source ftp://"),
+        (["run"], {}, 2, "give at least one --prompt TEXT"),
+        (["serv"], {}, 2, "No such command"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence_and_an_exit_code(
+    tmp_path: Path, arguments: list[str], environ: dict[str, str], code: int, sentence: str
+) -> None:
+    done = nimlite(*arguments, cache=tmp_path, **environ)
+    assert done.returncode == code
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_debugging_shows_where_an_error_came_from(tmp_path: Path) -> None:
+    done = nimlite("serve", "nope", cache=tmp_path, NIM_LOG_LEVEL="debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_an_unknown_variable_is_warned_about(tmp_path: Path) -> None:
+    done = nimlite("probe", cache=tmp_path, NIM_SERVER_PROT="1")
+    assert "NIM_SERVER_PROT is set but nimlite has no such setting; did you mean" in done.stderr
+
+
+def test_json_logs_are_not_interrupted(tmp_path: Path) -> None:
+    done = nimlite("probe", "--json", cache=tmp_path, NIM_JSONL_LOGGING="1", NIM_QUUX="1")
+    assert [json.loads(line)["level"] for line in done.stderr.splitlines()] == ["WARNING"]
+    json.loads(done.stdout)
+
+
+def test_the_commands_do_not_import_torch() -> None:
+    code = "import nimlite.cli, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

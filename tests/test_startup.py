@@ -1,0 +1,149 @@
+"""The way from a name to an engine, on a tiny checkpoint with random weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from nimlite.build.random import RandomCheckpoint
+from nimlite.errors import ModelError, SettingError
+from nimlite.observe.bars import LineProgress
+from nimlite.probe import probe
+from nimlite.settings import read_settings
+from nimlite.startup import (
+    Plan,
+    find_manifest,
+    limit_openmp,
+    load_engine,
+    make_plan,
+    prepare_engine,
+)
+from nimlite.store.cache import Store
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 272,
+    "tie_word_embeddings": True,
+    "eos_token_id": 256,
+}
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def progress(lines: list[str]) -> LineProgress:
+    return LineProgress(lines.append)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    # Without a compiler the kernels are plain torch at once, instead of C++ after half a minute.
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return Store(tmp_path / "cache", offline=True)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    directory = tmp_path / "tiny-llama"
+    directory.mkdir()
+    weights = RandomCheckpoint(CONFIG)
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    tensors = {name: weights.tensor(name) for name in weights.names}
+    save_file(tensors, directory / "model.safetensors")
+    weights.save_tokenizer(directory)
+    return directory
+
+
+def plan_for(model: Path, store: Store, progress: LineProgress, **environ: str) -> Plan:
+    settings = read_settings({"NIM_TAGS_SELECTOR": "precision=bf16", **environ})
+    return make_plan(find_manifest(str(model), store, progress), probe(model), settings)
+
+
+def test_the_default_and_a_family_by_name(store: Store, progress: LineProgress) -> None:
+    default = find_manifest(None, store, progress)
+    assert default.served_name == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert find_manifest("smollm2-135m", store, progress) == default
+
+
+def test_an_unknown_name_gets_the_nearest_family(store: Store, progress: LineProgress) -> None:
+    with pytest.raises(SettingError) as raised:
+        find_manifest("smollm-135m", store, progress)
+    assert "neither a path that exists nor a family" in str(raised.value)
+    assert "Did you mean smollm2-135m? From the Hugging Face Hub: hf://org/name." in str(
+        raised.value
+    )
+
+
+def test_a_directory_that_is_no_model(store: Store, progress: LineProgress, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        find_manifest(str(tmp_path), store, progress)
+
+
+def test_names_and_threads(store: Store, progress: LineProgress, checkpoint: Path) -> None:
+    plan = plan_for(checkpoint, store, progress)
+    assert plan.served_names == ("tiny-llama",)
+    assert plan.num_threads == max(1, plan.machine.cpu.usable_cores - 1)
+    named = plan_for(checkpoint, store, progress, NIM_SERVED_MODEL_NAME="a,b", NIM_NUM_THREADS="3")
+    assert (named.served_names, named.num_threads) == (("a", "b"), 3)
+
+
+def test_a_directory_is_built_once_and_served(
+    store: Store, progress: LineProgress, lines: list[str], checkpoint: Path
+) -> None:
+    plan = plan_for(checkpoint, store, progress, NIM_MAX_MODEL_LEN="128")
+    built = prepare_engine(plan, store, progress)
+    assert built.path.is_relative_to(store.root / "engines" / "tiny-llama")
+    assert built.config.profile == plan.selection.chosen.profile
+    lines.clear()
+    assert prepare_engine(plan, store, progress).config == built.config
+    assert lines == []
+    engine = load_engine(plan, built, store, progress)
+    assert engine.profile.max_model_len == 128
+
+
+def test_a_damaged_engine_is_named_and_built_again(
+    store: Store,
+    progress: LineProgress,
+    lines: list[str],
+    checkpoint: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plan = plan_for(checkpoint, store, progress)
+    weights = prepare_engine(plan, store, progress).path / "rank0.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
+    lines.clear()
+    prepare_engine(plan, store, progress)
+    assert weights.read_bytes() == content
+    assert any(line.startswith("Convert to bf16") for line in lines)
+    assert f"{weights} is damaged" in caplog.text
+
+
+def test_an_engine_directory_is_a_model(
+    store: Store, progress: LineProgress, checkpoint: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "engine"
+    plan = plan_for(checkpoint, store, progress)
+    built = prepare_engine(plan, store, progress, home=home)
+    again = plan_for(home, store, progress)
+    assert again.selection.chosen.profile == built.config.profile
+    assert again.served_names == ("tiny-llama",)
+    assert prepare_engine(again, store, progress).path == home
+
+
+def test_openmp_is_limited_unless_the_user_did() -> None:
+    environ = {"OMP_WAIT_POLICY": "ACTIVE"}
+    limit_openmp(environ, 3)
+    assert environ == {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"}
