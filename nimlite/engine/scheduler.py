@@ -313,6 +313,7 @@ class Scheduler:
         source, block_size = sequence.source, self._pool.block_size
         if source and source.status is SequenceStatus.RUNNING and not source.num_preemptions:
             num_shared = sequence.num_prompt_tokens - 1
+            sequence.block_hashes = source.block_hashes[: num_shared // block_size]
             return source.block_table[: -(-num_shared // block_size)], num_shared
         if sequence.needs_prompt_logits:
             return [], 0

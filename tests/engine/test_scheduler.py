@@ -150,8 +150,8 @@ def test_a_prompt_half_computed_can_be_preempted(depth):
             4,
             5,
             "This request needs 9 tokens (4 in the prompt and 5 of max_tokens), but the KV "
-            "cache of this server holds 8 (2 blocks of 4). Lower max_tokens to 4 or less, or shorten "
-            "the prompt.",
+            "cache of this server holds 8 (2 blocks of 4). Lower max_tokens to 4 or less, or "
+            "shorten the prompt.",
             "max_tokens",
         ),
     ],
