@@ -14,8 +14,8 @@ class Prompt:
     """One prompt of a request."""
 
     token_ids: tuple[int, ...]
-    text: str | None = None
-    """None where the client gave token ids."""
+    text: str = ""
+    """What an echo shows; empty where none was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class Piece:
     def join(cls, pieces: Iterable["Piece"]) -> "Piece":
         """The pieces of one choice, in order, as one."""
         joined = tuple(pieces)
+        if len(joined) == 1:
+            return joined[0]
         return cls(
             index=joined[0].index,
             text="".join(piece.text for piece in joined),
@@ -85,10 +87,10 @@ class Choice:
     def feed(self, delta: Delta) -> Piece:
         """What the delta makes certain; its text may be empty."""
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
-        echoed = self._echo_prompt(delta.prompt_logprobs) if self._echo else Piece(index=self.index)
+        echoed = [self._echo_prompt(delta.prompt_logprobs)] if self._echo else []
         if self._discards_output:
             self.finish_reason = None if delta.finish_reason is None else FinishReason.LENGTH
-            return Piece.join([echoed, Piece(index=self.index, finish_reason=self.finish_reason)])
+            return Piece.join([*echoed, Piece(index=self.index, finish_reason=self.finish_reason)])
         text = self._read_tokens(delta)
         self.finish_reason = delta.finish_reason
         if self.finish_reason is not None:
@@ -101,7 +103,7 @@ class Choice:
             positions=tuple(self._release_positions()),
             finish_reason=self.finish_reason,
         )
-        return Piece.join([echoed, output])
+        return Piece.join([*echoed, output])
 
     def _read_tokens(self, delta: Delta) -> str:
         text = ""
@@ -129,17 +131,11 @@ class Choice:
     def _echo_prompt(self, logprobs: tuple[Logprob | None, ...]) -> Piece:
         """The prompt as the first piece, once."""
         self._echo = False
+        self._text_start = len(self.prompt.text)
         options = TextOptions(skip_special_tokens=self._options.skip_special_tokens)
         detokenizer = Detokenizer(self._token_bytes, options)
-        text = ""
-        positions: list[Position] = []
-        for token_id, logprob in zip(
-            self.prompt.token_ids, logprobs or [None] * len(self.prompt.token_ids), strict=True
-        ):
+        positions = []
+        for token_id, logprob in zip(self.prompt.token_ids, logprobs, strict=bool(logprobs)):
             positions.append(Position(token_id, detokenizer.num_decoded, logprob))
-            text += detokenizer.feed(token_id)
-        text += detokenizer.finish()
-        if self.prompt.text is not None:
-            text = self.prompt.text
-        self._text_start = len(text)
-        return Piece(index=self.index, text=text, positions=tuple(positions) if logprobs else ())
+            detokenizer.feed(token_id)
+        return Piece(index=self.index, text=self.prompt.text, positions=tuple(positions))

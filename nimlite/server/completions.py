@@ -23,12 +23,9 @@ def answer_completion(state: ServerState, body: CompletionRequest) -> Answer:
 
     async def prepare(model: ServedModel) -> Job:
         prompts = await _prompts(body, model)
-        max_tokens = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-        for prompt in prompts:
-            check_context(len(prompt.token_ids), max_tokens, model.max_model_len, param="prompt")
         params = sampling_params(
             body,
-            max_tokens=max_tokens,
+            max_tokens=_max_tokens(body),
             vocab_size=model.vocab_size,
             logprobs=body.logprobs,
             prompt_logprobs=body.logprobs if body.echo else None,
@@ -80,16 +77,31 @@ async def _prompts(body: CompletionRequest, model: ServedModel) -> tuple[Prompt,
     texts, token_lists = _split(body.prompt)
     if len(texts) + len(token_lists) > MAX_PROMPTS:
         raise RequestError(f"One request may have {MAX_PROMPTS} prompts.", param="prompt")
-    for token_ids in token_lists:
-        check_token_ids(token_ids, model.vocab_size, param="prompt")
-    encoded = await model.tokenizer.encode(texts, max_tokens=model.max_model_len)
-    prompts = tuple(
-        Prompt(token_ids=token_ids, text=text)
-        for token_ids, text in zip(encoded, texts, strict=True)
-    ) or tuple(Prompt(token_ids=tuple(token_ids)) for token_ids in token_lists)
+    if texts:
+        encoded = await model.tokenizer.encode(texts, max_tokens=model.max_model_len)
+        prompts = [Prompt(token_ids=i, text=t) for i, t in zip(encoded, texts, strict=True)]
+    else:
+        prompts = [_prompt_of_ids(token_ids, body, model) for token_ids in token_lists]
     if not prompts or not all(prompt.token_ids for prompt in prompts):
         raise RequestError("'prompt' must have at least one token.", param="prompt")
-    return prompts
+    for prompt in prompts:
+        check_context(len(prompt.token_ids), _max_tokens(body), model.max_model_len, param="prompt")
+    return tuple(prompts)
+
+
+def _prompt_of_ids(token_ids: list[int], body: CompletionRequest, model: ServedModel) -> Prompt:
+    # The length comes first: a body may hold millions of ids.
+    check_context(len(token_ids), _max_tokens(body), model.max_model_len, param="prompt")
+    check_token_ids(token_ids, model.vocab_size, param="prompt")
+    text = ""
+    if body.echo:
+        skips = body.skip_special_tokens is not False
+        text = model.tokenizer.token_bytes.decode(token_ids, skip_special_tokens=skips)
+    return Prompt(token_ids=tuple(token_ids), text=text)
+
+
+def _max_tokens(body: CompletionRequest) -> int:
+    return _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
 
 
 def _split(

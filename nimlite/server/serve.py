@@ -2,17 +2,21 @@
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
 
-from nimlite.errors import NimliteError
+from nimlite.errors import NimliteError, SettingError
 from nimlite.server.app import create_app
+from nimlite.server.config import ServerConfig
 from nimlite.server.state import ServedModel, ServerState
 
 _log = logging.getLogger(__name__)
+_BACKLOG = 2048
+"""Connections that may wait to be accepted; as uvicorn's own."""
 _CLOSE_S = 2
 """Seconds that interrupted answers have to send their last words."""
 
@@ -75,14 +79,29 @@ async def serve(state: ServerState, load: Callable[[], Awaitable[ServedModel]]) 
     """Serve until a signal ends it. The port is bound while `load` runs, and answers 503.
 
     `load` runs in this event loop and keeps long work off it. What it raises ends the server and is
-    raised here.
+    raised here; SettingError where the port is taken.
     """
     server = DrainingServer(state)
+    listener = _bind(state.config)
     loading = asyncio.create_task(_load(server, state, load))
-    await server.serve()
-    if loading.done():
-        loading.result()
-    loading.cancel()
+    try:
+        await server.serve([listener])
+        if loading.done():
+            loading.result()
+    finally:
+        loading.cancel()
+
+
+def _bind(config: ServerConfig) -> socket.socket:
+    """Raises SettingError where the port can't be had."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise SettingError(
+            f"Port {config.port} on {config.host} can't be used: {error.strerror}. "
+            f"Set NIM_SERVER_PORT to a free one."
+        ) from error
 
 
 async def _load(

@@ -1,6 +1,7 @@
 """The bytes of each token: what text is made of, and what OpenAI's logprobs report."""
 
 import json
+from collections.abc import Iterable
 
 import tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
@@ -35,6 +36,12 @@ class TokenBytes:
         if known is None:
             known = self._known[token_id] = self._look_up(token_id)
         return known
+
+    def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool) -> str:
+        """The text of a whole sequence."""
+        skipped = self.special_ids if skip_special_tokens else frozenset()
+        pieces = (self[token_id] for token_id in token_ids if token_id not in skipped)
+        return b"".join(pieces).decode(errors="replace")
 
     def text(self, token_id: int) -> str:
         """The token alone; a piece of a character as OpenAI writes it: `bytes:\\xe2\\x82`."""

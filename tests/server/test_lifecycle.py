@@ -15,7 +15,7 @@ from fakes.scripted_engine import ScriptedEngine
 from fakes.tiny_model import REPLY, make_config, make_model
 
 from nimlite.engine.request import EngineStats
-from nimlite.errors import ContextLengthError, EngineDeadError, ModelError
+from nimlite.errors import ContextLengthError, EngineDeadError, ModelError, SettingError
 from nimlite.server.serve import serve
 from nimlite.server.state import ServedModel, ServerState
 from nimlite.server.tokenizer import Tokenizer
@@ -55,6 +55,16 @@ def test_a_failed_start_ends_the_server_with_its_error() -> None:
     with pytest.raises(ModelError, match="names no architecture"):
         asyncio.run(serve(state, load))
     assert "could not start: config.json" in state.startup.describe()
+
+
+def test_a_taken_port_is_named() -> None:
+    async def load() -> ServedModel:
+        raise AssertionError("not reached")
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingError, match=rf"Port {port} .* Set NIM_SERVER_PORT"):
+            asyncio.run(serve(ServerState(make_config(port=port)), load))
 
 
 def test_overload_says_when_to_come_back(client: openai.OpenAI, engine: ScriptedEngine) -> None:
