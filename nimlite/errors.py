@@ -19,8 +19,8 @@
         ├── OverloadedError             429
         └── EngineDeadError             the engine loop ended; its requests end with this
 
-Each class knows its process exit code, its HTTP status and its OpenAI error type, so that the two edges of the process (the command
-line and the HTTP app) translate without a table of their own.
+Each class knows its process exit code, its HTTP status and its OpenAI error type, so that the two
+edges of the process (the command line and the HTTP app) translate without a table of their own.
 """
 
 from typing import ClassVar
@@ -56,7 +56,7 @@ class ModelError(UserError):
 
 
 class RequestError(UserError):
-    """A request that can't be served. `param` names the offending field, as OpenAI's object does."""
+    """A request that can't be served. `param` names the offending field, as OpenAI does."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)

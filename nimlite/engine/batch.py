@@ -48,7 +48,8 @@ class BatchBuffers:
         self._logit_rows = self.batch.logit_rows_R.numpy()
 
     def fill(self, plan: StepPlan) -> Counts:
-        """Lay the plan's chunks side by side. The rows whose logits are wanted follow the chunks' order."""
+        """Lay the plan's chunks side by side. The rows whose logits are wanted follow the chunks'
+        order."""
         token_ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []

@@ -42,8 +42,8 @@ class EngineClient:
     async def generate(self, requests: Sequence[Request]) -> AsyncIterator[Delta]:
         """The deltas of all `requests`, interleaved, until each has finished or was aborted.
 
-        Closing the iterator aborts what still runs. Raises ContextLengthError for a request that could never fit, EngineDeadError
-        where the engine has stopped.
+        Closing the iterator aborts what still runs. Raises ContextLengthError for a request that
+        could never fit, EngineDeadError where the engine has stopped.
         """
         if not self.is_alive:
             raise EngineDeadError("The engine has stopped; the server must be restarted.")

@@ -1,12 +1,15 @@
 """The Python API: an engine directory, loaded and ready to generate."""
 
 import dataclasses
+import os
 import secrets
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
 from nimlite.build.engine_dir import EngineDirectory, open_engine
 from nimlite.engine.batch import BatchLimits
@@ -15,15 +18,16 @@ from nimlite.engine.prefix_cache import PrefixCache
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Request, SamplingParams
 from nimlite.engine.runner import Runner
 from nimlite.engine.scheduler import Scheduler, SchedulerConfig
-from nimlite.kernels import cpu_kernels
 from nimlite.kernels.base import Kernels, KVLayout
+from nimlite.kernels.select import cpu_kernels
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
 from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Precision, Profile
+from nimlite.settings import default_cache_path
 
 _LOGIT_ROWS = 64
-"""Prompt positions a step whose logits are computed for `prompt_logprobs`, beside the sampled ones."""
+"""Prompt positions a step whose logits are computed for `prompt_logprobs`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,7 @@ class Generation:
     """What one prompt gave."""
 
     text: str
+    """Empty where the engine has no tokenizer."""
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     num_prompt_tokens: int
@@ -48,8 +53,11 @@ class Engine:
         profile: Profile,
         kernels: Kernels,
         eos_token_ids: Sequence[int],
+        tokenizer: Tokenizer | None = None,
         prefix_caching: bool = True,
     ) -> None:
+        """The profile's `kv_cache_bytes` must be decided. Without a tokenizer prompts are token
+        ids."""
         layout = kv_layout(spec, profile)
         limits = BatchLimits(
             max_tokens=profile.max_num_tokens,
@@ -60,6 +68,7 @@ class Engine:
         )
         self.spec = spec
         self.profile = profile
+        self._tokenizer = tokenizer
         self._runner = Runner(Decoder.load(spec, weights, layout), kernels, layout, limits)
         cache = PrefixCache(layout.block_size, enabled=prefix_caching)
         self._scheduler = Scheduler(
@@ -74,6 +83,39 @@ class Engine:
             cache,
         )
 
+    @classmethod
+    def load(cls, directory: Path | str, *, num_threads: int | None = None) -> "Engine":
+        """An engine directory (what `nimlite build` makes), for use from Python.
+
+        `num_threads`: compute threads; default: every core this process may use. Raises ModelError
+        for something that is no engine, ChecksumError for a damaged one.
+        """
+        threads = num_threads or len(os.sched_getaffinity(0))
+        selected = cpu_kernels(default_cache_path() / "kernels", threads)
+        return cls.open(open_engine(Path(directory)), kernels=selected.kernels)
+
+    @classmethod
+    def open(
+        cls,
+        directory: EngineDirectory,
+        *,
+        kernels: Kernels,
+        profile: Profile | None = None,
+        prefix_caching: bool = True,
+    ) -> "Engine":
+        """`profile`: with the limits of this machine; default: the one that the engine was built
+        for."""
+        config = directory.config
+        return cls(
+            spec=config.spec,
+            weights=directory.weights(),
+            profile=profile or config.profile,
+            kernels=kernels,
+            eos_token_ids=config.eos_token_ids,
+            tokenizer=Tokenizer.from_file(str(directory.path / "tokenizer.json")),
+            prefix_caching=prefix_caching,
+        )
+
     @property
     def has_work(self) -> bool:
         """True while a request is waiting or running."""
@@ -85,7 +127,8 @@ class Engine:
         return self._scheduler.stats()
 
     def check(self, request: Request) -> None:
-        """Raises ContextLengthError for a request that could never run. May be called from any thread."""
+        """Raises ContextLengthError for a request that could never run. May be called from any
+        thread."""
         self._scheduler.check(request)
 
     def add(self, request: Request) -> None:
@@ -103,3 +146,63 @@ class Engine:
         """Compute one step for what is queued and running."""
         plan = self._scheduler.schedule()
         return [] if plan is None else self._scheduler.update(plan, self._runner.execute(plan))
+
+    def generate(
+        self,
+        prompts: Iterable[str | Sequence[int]],
+        params: SamplingParams | None = None,
+    ) -> list[Generation]:
+        """Go on from each prompt (a text, or token ids), all of them in flight together.
+
+        Raises ContextLengthError, before anything runs, for a prompt that could never fit.
+        """
+        prefix = uuid.uuid4().hex
+        requests = [
+            Request(
+                id=f"{prefix}-{index}",
+                prompt_token_ids=self._encode(prompt),
+                params=params or SamplingParams(),
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        for request in requests:
+            self.check(request)
+        for request in requests:
+            self.add(request)
+        deltas: dict[str, list[Delta]] = {request.id: [] for request in requests}
+        while self.has_work:
+            for delta in self.step():
+                deltas[delta.request_id].append(delta)
+        return [self._generation(request, deltas[request.id]) for request in requests]
+
+    def _encode(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
+        if not isinstance(prompt, str):
+            return tuple(prompt)
+        assert self._tokenizer is not None, "this engine has no tokenizer: give token ids"
+        return tuple(self._tokenizer.encode(prompt).ids)
+
+    def _generation(self, request: Request, deltas: Sequence[Delta]) -> Generation:
+        token_ids = [token_id for delta in deltas for token_id in delta.token_ids]
+        finish_reason = deltas[-1].finish_reason
+        assert finish_reason is not None, f"{request.id} ended without a reason"
+        return Generation(
+            text=self._tokenizer.decode(token_ids) if self._tokenizer else "",
+            token_ids=tuple(token_ids),
+            finish_reason=finish_reason,
+            num_prompt_tokens=len(request.prompt_token_ids),
+            num_cached_tokens=max(delta.num_cached_tokens for delta in deltas),
+        )
+
+
+def kv_layout(spec: ModelSpec, profile: Profile) -> KVLayout:
+    """The pool that the profile's bytes pay for."""
+    assert profile.kv_cache_bytes is not None, "the selection decides the size of the pool"
+    dtype = torch.float32 if profile.kv_precision is Precision.FP32 else torch.bfloat16
+    block_bytes = spec.kv_bytes_per_token(dtype.itemsize) * profile.block_size
+    return KVLayout(
+        num_blocks=int(profile.kv_cache_bytes // block_bytes),
+        block_size=profile.block_size,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        dtype=dtype,
+    )

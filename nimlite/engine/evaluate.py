@@ -1,4 +1,4 @@
-"""A model's logits over a whole text, outside of serving: for the self-test, perplexity and tests."""
+"""The logits of a whole text, outside of serving: for the self-test, perplexity and tests."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,9 @@ def prompt_logits(model: Decoder, kernels: Kernels, token_ids: Sequence[int]) ->
     layout = model.layout
     num_tokens = len(token_ids)
     num_blocks = -(-num_tokens // layout.block_size)
-    own = KVLayout(num_blocks, layout.block_size, layout.num_kv_heads, layout.head_dim, layout.dtype)
+    own = KVLayout(
+        num_blocks, layout.block_size, layout.num_kv_heads, layout.head_dim, layout.dtype
+    )
     kv = kernels.allocate_kv(model.spec.num_layers, own)
     positions_T = torch.arange(num_tokens, dtype=torch.int32)
     batch = Batch(

@@ -24,7 +24,7 @@ class EngineLoop:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._live: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self.stats = engine.stats
+        self.stats: EngineStats = engine.stats
 
     def start(self) -> None:
         self._thread.start()
@@ -52,7 +52,8 @@ class EngineLoop:
             while self._take_messages():
                 if self._engine.has_work:
                     self._report(self._engine.step())
-        except Exception as failure:  # noqa: BLE001 - the edge of the thread: nobody above could answer the requests
+        except Exception as failure:
+            # The edge of the thread: nobody above could answer the requests.
             logger.exception("the engine loop ended")
             error = f"The engine stopped: {failure}"
         self._report([_failed(request_id, error) for request_id in sorted(self._live)])
@@ -82,7 +83,7 @@ class EngineLoop:
         self.stats = self._engine.stats
 
     def _report(self, deltas: Sequence[Delta]) -> None:
-        self.stats: EngineStats = self._engine.stats
+        self.stats = self._engine.stats
         for delta in deltas:
             if delta.finish_reason is not None:
                 self._live.discard(delta.request_id)

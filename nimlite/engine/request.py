@@ -1,7 +1,7 @@
 """What crosses the seam between the server and the engine: plain, frozen messages.
 
-A `Request` goes in, `Delta`s come out: one batch of them a step. They hold only plain data, so the engine loop can be a thread or a
-child process without a change on either side.
+A `Request` goes in, `Delta`s come out: one batch of them a step. They hold only plain data, so the
+engine loop can be a thread or a child process without a change on either side.
 """
 
 import enum
@@ -23,9 +23,11 @@ class FinishReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How to choose tokens. The server has checked the ranges; the engine asserts nothing about them.
+    """How to choose tokens. The server has checked the ranges; the engine asserts nothing about
+    them.
 
-    Stop strings are not here: text exists only outside the engine, so the server looks for them and aborts.
+    Stop strings are not here: text exists only outside the engine, so the server looks for them and
+    aborts.
     """
 
     temperature: float = 1.0

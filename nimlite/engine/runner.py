@@ -27,7 +27,8 @@ class Runner:
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepOutput:
-        """Run the plan's copies, then its chunks; sample after those that reach their sequence's end."""
+        """Run the plan's copies, then its chunks; sample after those that reach their sequence's
+        end."""
         self._copy_blocks(plan.copies)
         logits_RV = self._forward(self._buffers.fill(plan))
         last_rows: list[int] = []
@@ -66,7 +67,8 @@ def _row(chunk: ScheduledChunk) -> SamplingRow:
 
 
 def _prompt_logprobs(chunk: ScheduledChunk, logits_RV: torch.Tensor) -> tuple[Logprob, ...]:
-    """Of the prompt's tokens that follow the chunk's ones; `logits_RV` begins with the chunk's rows."""
+    """Of the prompt's tokens that follow the chunk's ones; `logits_RV` begins with the chunk's
+    rows."""
     sequence = chunk.sequence
     count = sequence.request.params.prompt_logprobs
     if count is None or chunk.num_logit_rows < chunk.num_tokens:

@@ -1,11 +1,12 @@
 """From logits to tokens.
 
-Each row is sampled by itself with one uniform number that depends only on (seed, position among the outputs), so a request's text
-does not depend on what else is in the batch.
+Each row is sampled by itself with one uniform number that depends only on (seed, position among the
+outputs), so a request's text does not depend on what else is in the batch.
 """
 
 import hashlib
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ from nimlite.engine.plan import SampledToken
 from nimlite.engine.request import Logprob, SamplingParams
 
 _CANDIDATES = 256
-"""Most likely tokens looked at first for top-p and top-k: sorting the whole vocabulary costs milliseconds."""
+"""Most likely tokens looked at first for top-p and top-k: sorting the whole vocabulary costs
+milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +59,14 @@ def uniform(seed: int, output_index: int) -> float:
 
 
 def logprob_of(logits_V: torch.Tensor, token_id: int, count: int) -> Logprob:
-    """The log-probability of `token_id` under the model itself (before temperature and penalties), and the `count` best ones."""
+    """The log-probability of `token_id` under the model itself (before temperature and penalties),
+    and the `count` best ones."""
     logprobs_V = logits_V.log_softmax(dim=-1)
     chosen = float(logprobs_V[token_id])
     best = torch.topk(logprobs_V, count) if count else None
-    top = () if best is None else tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    top = (
+        () if best is None else tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    )
     return Logprob(token_id, chosen, 1 + int((logprobs_V > chosen).sum()), top)
 
 
@@ -74,14 +79,15 @@ def _adjust(logits_V: torch.Tensor, row: SamplingRow) -> torch.Tensor | None:
     logits_V = logits_V.clone()
     if params.repetition_penalty != 1:
         # Keskar et al., 2019 (arXiv:1909.05858): tokens seen before, in the prompt too
-        seen = torch.tensor(row.token_ids).unique()
+        seen = torch.tensor(sorted(set(row.token_ids)))
         values = logits_V[seen]
         factor = torch.where(values > 0, 1 / params.repetition_penalty, params.repetition_penalty)
         logits_V[seen] = values * factor
     if frequency:
-        outputs = torch.tensor(row.token_ids[row.num_prompt_tokens :], dtype=torch.int64)
-        seen, counts = outputs.unique(return_counts=True)
-        logits_V[seen] -= params.frequency_penalty * counts + params.presence_penalty
+        counted = Counter(row.token_ids[row.num_prompt_tokens :])
+        counts = torch.tensor(list(counted.values()))
+        penalties = params.frequency_penalty * counts + params.presence_penalty
+        logits_V[list(counted)] -= penalties
     if params.logit_bias:
         ids = torch.tensor(list(params.logit_bias))
         logits_V[ids] += torch.tensor(list(params.logit_bias.values()))
@@ -91,7 +97,8 @@ def _adjust(logits_V: torch.Tensor, row: SamplingRow) -> torch.Tensor | None:
 
 
 def _draw(logits_V: torch.Tensor, params: SamplingParams, u: float) -> int:
-    """Temperature, then min-p, then top-k, then top-p, then the inverse of the distribution function at `u`."""
+    """Temperature, then min-p, then top-k, then top-p, then the inverse of the distribution
+    function at `u`."""
     probs_V = (logits_V / params.temperature).softmax(dim=-1)
     if params.min_p > 0:
         probs_V = probs_V.where(probs_V >= params.min_p * probs_V.max(), 0.0)

@@ -9,7 +9,7 @@ from nimlite.layers.attention import Attention
 from nimlite.layers.linear import Linear, Weights, dense, packed
 from nimlite.layers.mlp import GatedMLP
 from nimlite.layers.rotary import cos_sin_table
-from nimlite.layers.shard import Shard
+from nimlite.layers.shard import WHOLE, Shard
 from nimlite.models.spec import ModelSpec
 from nimlite.quant.base import PackedWeight
 
@@ -29,6 +29,7 @@ class Decoder:
     """Embedding, blocks, final norm, head."""
 
     spec: ModelSpec
+    layout: KVLayout
     embedding: PackedWeight
     blocks: tuple[Block, ...]
     final_norm_D: torch.Tensor
@@ -36,7 +37,7 @@ class Decoder:
 
     @classmethod
     def load(
-        cls, spec: ModelSpec, weights: Weights, layout: KVLayout, shard: Shard = Shard()
+        cls, spec: ModelSpec, weights: Weights, layout: KVLayout, shard: Shard = WHOLE
     ) -> "Decoder":
         """Assemble the layers from one rank's engine tensors; nothing is copied."""
         cos_sin_PK = cos_sin_table(spec.rope, spec.head_dim, spec.max_positions)
@@ -61,10 +62,11 @@ class Decoder:
         )
         embedding = packed(weights, "embedding")
         head = Linear(embedding, None) if spec.tie_embeddings else Linear.load(weights, "head")
-        return cls(spec, embedding, blocks, dense(weights, "final_norm"), head)
+        return cls(spec, layout, embedding, blocks, dense(weights, "final_norm"), head)
 
     def __call__(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
-        """Logits_RV of the batch's `logit_rows`, with the keys and values of its tokens written to `kv`, the whole pool."""
+        """Logits_RV of the batch's `logit_rows`, with the keys and values of its tokens written to
+        `kv`, the whole pool."""
         eps = self.spec.norm_eps
         residual_TD = kernels.embed(self.embedding, batch.token_ids_T)
         x_TD = kernels.rms_norm(residual_TD, self.blocks[0].input_norm_D, eps)

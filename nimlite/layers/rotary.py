@@ -11,7 +11,8 @@ from nimlite.models.spec import RopeSpec
 
 
 def cos_sin_table(rope: RopeSpec, head_dim: int, max_positions: int) -> torch.Tensor:
-    """fp32 [max_positions, head_dim]: row p holds head_dim/2 cosines, then head_dim/2 sines of position p.
+    """fp32 [max_positions, head_dim]: row p holds head_dim/2 cosines, then head_dim/2 sines of
+    position p.
 
     Raises ModelError for a kind of scaling that is not supported.
     """
@@ -37,12 +38,14 @@ def _linear(frequencies: torch.Tensor, scaling: Mapping[str, Any]) -> torch.Tens
 
 
 def _llama3(frequencies: torch.Tensor, scaling: Mapping[str, Any]) -> torch.Tensor:
-    """Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between blended."""
+    """Llama 3.1: long wavelengths are stretched by `factor`, short ones kept, those between
+    blended."""
     factor, original = float(scaling["factor"]), scaling["original_max_position_embeddings"]
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
     wavelengths = 2 * math.pi / frequencies
     blend = ((original / wavelengths - low) / (high - low)).clamp(0.0, 1.0)
-    return frequencies / factor * (1 - blend) + frequencies * blend
+    scaled: torch.Tensor = frequencies / factor * (1 - blend) + frequencies * blend
+    return scaled
 
 
 _SCALINGS = {"default": _unscaled, "linear": _linear, "llama3": _llama3}

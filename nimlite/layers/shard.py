@@ -18,3 +18,7 @@ class Shard:
     def kv_heads(self, total: int) -> int:
         """Key/value heads of this rank; with fewer heads than ranks, each is held by several."""
         return max(1, total // self.world)
+
+
+WHOLE = Shard()
+"""The only rank of one."""

@@ -31,9 +31,12 @@ def choose(logits_V: torch.Tensor, sampling_row: SamplingRow) -> int:
 
 
 def allowed_tokens(logits_V: torch.Tensor, params: SamplingParams) -> set[int]:
-    """What temperature, min-p, top-k and top-p leave, by the book: sorted, filtered one after the other."""
+    """What temperature, min-p, top-k and top-p leave, by the book: sorted, filtered one after the
+    other."""
     probs = (logits_V.double() / params.temperature).softmax(-1)
-    order = [i for i in probs.argsort(descending=True).tolist() if probs[i] >= params.min_p * probs.max()]
+    order = [
+        i for i in probs.argsort(descending=True).tolist() if probs[i] >= params.min_p * probs.max()
+    ]
     if params.top_k:
         order = order[: params.top_k]
     total, kept, mass = sum(float(probs[i]) for i in order), [], 0.0
