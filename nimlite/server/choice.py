@@ -135,7 +135,9 @@ class Choice:
         options = TextOptions(skip_special_tokens=self._options.skip_special_tokens)
         detokenizer = Detokenizer(self._token_bytes, options)
         positions = []
-        for token_id, logprob in zip(self.prompt.token_ids, logprobs, strict=bool(logprobs)):
+        # Without log-probabilities there is nothing to locate.
+        located = self.prompt.token_ids if logprobs else ()
+        for token_id, logprob in zip(located, logprobs, strict=True):
             positions.append(Position(token_id, detokenizer.num_decoded, logprob))
             detokenizer.feed(token_id)
         return Piece(index=self.index, text=self.prompt.text, positions=tuple(positions))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from nimlite.engine.request import Delta, FinishReason, Request, SamplingParams
-from nimlite.errors import EngineDeadError, EngineError
+from nimlite.errors import EngineDeadError
 from nimlite.observe.metrics import SequenceTimes, ServerMetrics
 from nimlite.server.choice import Choice, Piece, Prompt
 from nimlite.server.detokenizer import TextOptions
@@ -114,9 +114,9 @@ class Generation:
             yield Delta(request_id=request.id, finish_reason=FinishReason.LENGTH)
 
     def _feed(self, delta: Delta) -> Piece:
-        """Raises EngineError where the engine gave the sequence up."""
+        """Raises EngineDeadError where the engine gave the sequence up."""
         if delta.finish_reason is FinishReason.ERROR:
-            raise EngineError(delta.error or "The engine could not complete the request.")
+            raise EngineDeadError(delta.error or "The engine could not complete the request.")
         if delta.finish_reason is FinishReason.ABORT:
             raise EngineDeadError("The request was aborted before its answer was complete.")
         choice = self._choices[delta.request_id]

@@ -108,6 +108,13 @@ def test_a_bug_is_an_error_object_too(http: httpx.Client, engine: ScriptedEngine
     logging.getLogger("uvicorn.error").removeHandler(handler)
 
 
+def test_an_engine_that_dies_meanwhile(http: httpx.Client, engine: ScriptedEngine) -> None:
+    engine.failure = "The engine stopped: out of memory"
+    response = http.post(CHAT, json=BODY)
+    assert response.status_code == 503
+    assert response.json()["error"]["message"] == engine.failure
+
+
 def test_an_error_inside_a_stream_is_an_event(
     client: openai.OpenAI, engine: ScriptedEngine
 ) -> None:
