@@ -1,10 +1,12 @@
-"""A step's plan as flat int32 arrays in static buffers: what a recorded graph reads."""
+"""A step's plan as flat int32 arrays in static buffers: what a captured forward reads."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from nimlite.engine.plan import StepPlan
+from nimlite.engine.sequence import Sequence
 from nimlite.kernels.base import Batch, Counts
 
 
@@ -21,53 +23,126 @@ class BatchLimits:
 
 
 class BatchBuffers:
-    """The static buffers of `Batch`, filled anew for each step."""
+    """The static buffers of `Batch`, filled anew for each step.
 
-    def __init__(self, limits: BatchLimits) -> None:
-        self.limits = limits
+    On the CPU they are written in place. For a GPU the host writes pinned memory that is copied
+    over in one piece; two of them take turns, for the step in flight may still read the other.
+    """
 
-        def zeros(*shape: int) -> torch.Tensor:
-            return torch.zeros(shape, dtype=torch.int32)
+    def __init__(self, limits: BatchLimits, device: torch.device | str = "cpu") -> None:
+        self._flat = torch.zeros(_size(limits), dtype=torch.int32, device=device)
+        if self._flat.device.type == "cpu":
+            self._hosts = [_HostArrays(limits, self._flat)]
+        else:
+            pinned = [torch.zeros(_size(limits), dtype=torch.int32).pin_memory() for _ in range(2)]
+            self._hosts = [_HostArrays(limits, flat) for flat in pinned]
+        arrays = _split(limits, self._flat)
+        self.sources_T = arrays.pop("sources_T")
+        """For a token that the step before sampled and that is still on the device: its row in
+        that step's output. Else -1."""
+        self.batch = Batch(**arrays)
 
-        self.batch = Batch(
-            token_ids_T=zeros(limits.max_tokens),
-            positions_T=zeros(limits.max_tokens),
-            slots_T=zeros(limits.max_tokens),
-            query_starts_S1=zeros(limits.max_sequences + 1),
-            context_lens_S=zeros(limits.max_sequences),
-            block_tables_SB=zeros(limits.max_sequences, limits.max_blocks),
-            logit_rows_R=zeros(limits.max_logit_rows),
-        )
-        # numpy views of the same memory: writing a slice costs a fraction of torch's dispatch
-        self._token_ids = self.batch.token_ids_T.numpy()
-        self._positions = self.batch.positions_T.numpy()
-        self._slots = self.batch.slots_T.numpy()
-        self._query_starts = self.batch.query_starts_S1.numpy()
-        self._context_lens = self.batch.context_lens_S.numpy()
-        self._block_tables = self.batch.block_tables_SB.numpy()
-        self._logit_rows = self.batch.logit_rows_R.numpy()
+    def fill(self, plan: StepPlan, sampled_rows: Mapping[Sequence, int]) -> Counts:
+        """Lay the plan's chunks side by side; the rows whose logits are wanted keep their order.
 
-    def fill(self, plan: StepPlan) -> Counts:
-        """Lay the plan's chunks side by side. The rows whose logits are wanted follow the chunks'
-        order."""
+        `sampled_rows`: the row of each sequence in the output of the step before, where that is
+        still on the device.
+        """
+        self._hosts.reverse()
+        counts = self._hosts[0].fill(plan, sampled_rows)
+        if self._hosts[0].flat is not self._flat:
+            self._flat.copy_(self._hosts[0].flat, non_blocking=True)
+        return counts
+
+
+class _HostArrays:
+    """The host's copy of the buffers, as numpy views: writing one costs a fraction of torch's
+    dispatch."""
+
+    def __init__(self, limits: BatchLimits, flat: torch.Tensor) -> None:
+        self.flat = flat
+        self._limits = limits
+        self._arrays = {name: array.numpy() for name, array in _split(limits, flat).items()}
+        self._tables: list[tuple[list[int], int]] = [([], 0)] * limits.max_sequences
+        """The table written to each row, and how much of it."""
+
+    def fill(self, plan: StepPlan, sampled_rows: Mapping[Sequence, int]) -> Counts:
         token_ids: list[int] = []
+        sources: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
-        rows: list[int] = []
-        size = self.limits.block_size
+        logit_rows: list[int] = []
+        query_starts = [0]
+        context_lens: list[int] = []
+        size = self._limits.block_size
         for index, chunk in enumerate(plan.chunks):
-            start, end = chunk.start, chunk.start + chunk.num_tokens
-            table = chunk.block_table
-            token_ids += chunk.sequence.token_ids[start:end]
+            sequence, start, num_tokens, num_logit_rows = chunk[:4]
+            end, table = start + num_tokens, chunk.block_table
+            known = sequence.token_ids[start:end]
+            token_ids += known
+            sources += [-1] * len(known)
+            if len(known) < num_tokens:
+                token_ids.append(0)
+                sources.append(sampled_rows[sequence])
             positions += range(start, end)
             slots += [table[p // size] * size + p % size for p in range(start, end)]
-            rows += range(len(token_ids) - chunk.num_logit_rows, len(token_ids))
-            num_blocks = -(-end // size)
-            self._block_tables[index, :num_blocks] = table[:num_blocks]
-            self._query_starts[index + 1] = len(token_ids)
-            self._context_lens[index] = end
-        self._token_ids[: len(token_ids)] = token_ids
-        self._positions[: len(positions)] = positions
-        self._slots[: len(slots)] = slots
-        self._logit_rows[: len(rows)] = rows
-        return Counts(len(token_ids), len(plan.chunks), len(rows))
+            logit_rows += range(len(token_ids) - num_logit_rows, len(token_ids))
+            query_starts.append(len(token_ids))
+            context_lens.append(end)
+            self._write_table(index, table, -(-end // size))
+        self._write("token_ids_T", token_ids)
+        self._write("sources_T", sources)
+        self._write("positions_T", positions)
+        self._write("slots_T", slots)
+        self._write("logit_rows_R", logit_rows)
+        self._write("query_starts_S1", query_starts)
+        self._write("context_lens_S", context_lens)
+        return Counts(len(token_ids), len(plan.chunks), len(logit_rows))
+
+    def _write(self, name: str, values: list[int]) -> None:
+        self._arrays[name][: len(values)] = values
+
+    def _write_table(self, row: int, table: list[int], num_blocks: int) -> None:
+        """Tables only grow, and a changed one is a new list: mostly there is nothing to write."""
+        written, length = self._tables[row]
+        if written is not table:
+            length = 0
+        if num_blocks > length:
+            array = self._arrays["block_tables_SB"][row]
+            array[length:num_blocks] = table[length:num_blocks]
+            self._tables[row] = (table, num_blocks)
+
+
+def _shapes(limits: BatchLimits) -> dict[str, tuple[int, ...]]:
+    return {
+        "token_ids_T": (limits.max_tokens,),
+        "sources_T": (limits.max_tokens,),
+        "positions_T": (limits.max_tokens,),
+        "slots_T": (limits.max_tokens,),
+        "query_starts_S1": (limits.max_sequences + 1,),
+        "context_lens_S": (limits.max_sequences,),
+        "block_tables_SB": (limits.max_sequences, limits.max_blocks),
+        "logit_rows_R": (limits.max_logit_rows,),
+    }
+
+
+def _offsets(limits: BatchLimits) -> dict[str, tuple[int, int]]:
+    """Begin and end of each array in the flat buffer, at multiples of 64 bytes."""
+    offsets, begin = {}, 0
+    for name, shape in _shapes(limits).items():
+        size = torch.Size(shape).numel()
+        offsets[name] = (begin, begin + size)
+        begin += -(-size // 16) * 16
+    return offsets
+
+
+def _size(limits: BatchLimits) -> int:
+    return max(end for _, end in _offsets(limits).values())
+
+
+def _split(limits: BatchLimits, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Views of the flat buffer by name."""
+    shapes = _shapes(limits)
+    return {
+        name: flat[begin:end].view(shapes[name]) for name, (begin, end) in _offsets(limits).items()
+    }

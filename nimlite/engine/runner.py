@@ -30,7 +30,7 @@ class Runner:
         """Run the plan's copies, then its chunks; sample after those that reach their sequence's
         end."""
         self._copy_blocks(plan.copies)
-        logits_RV = self._forward(self._buffers.fill(plan))
+        logits_RV = self._forward(self._buffers.fill(plan, {}))
         last_rows: list[int] = []
         prompt_logprobs: list[tuple[Logprob, ...]] = []
         num_rows = 0
