@@ -149,7 +149,8 @@ def build(
     )
     plan = session.plan()
     startup.limit_openmp(os.environ, plan.num_threads)
-    engine = startup.prepare_engine(plan, session.store, session.progress, home=output)
+    kernels = startup.prepare_kernels(plan, session.store, session.progress)
+    engine = startup.prepare_engine(plan, session.store, kernels, session.progress, home=output)
     data = {"path": str(engine.path), "key": engine.config.key}
     session.write(data, str(engine.path), as_json=as_json)
 
@@ -174,8 +175,9 @@ def run(
     )
     plan = session.plan()
     startup.limit_openmp(os.environ, plan.num_threads)
-    directory = startup.prepare_engine(plan, session.store, session.progress)
-    engine = startup.load_engine(plan, directory, session.store, session.progress)
+    kernels = startup.prepare_kernels(plan, session.store, session.progress)
+    directory = startup.prepare_engine(plan, session.store, kernels, session.progress)
+    engine = startup.load_engine(plan, directory, kernels, session.progress)
     from nimlite import SamplingParams
 
     params = SamplingParams(temperature=temperature, max_tokens=max_tokens)

@@ -80,9 +80,11 @@ class _Service:
         )
 
     def _prepare(self) -> tuple[Engine, Tokenizer]:
-        directory = startup.prepare_engine(self._plan, self._store, self._progress)
-        engine = startup.load_engine(self._plan, directory, self._store, self._progress)
-        with self._progress.task("Load the tokenizer", None, ""):
+        plan, store, progress = self._plan, self._store, self._progress
+        kernels = startup.prepare_kernels(plan, store, progress)
+        directory = startup.prepare_engine(plan, store, kernels, progress)
+        engine = startup.load_engine(plan, directory, kernels, progress)
+        with progress.task("Load the tokenizer", None, ""):
             return engine, Tokenizer.load(directory.path)
 
     def _announce(self) -> None:

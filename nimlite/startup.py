@@ -1,8 +1,8 @@
 """From a model's name to an engine that serves, in plain functions; the commands put them together.
 
-    find_manifest ─► make_plan ─► prepare_engine ─► load_engine ─► serve
-    which model?     which        fetched, built    weights in     HTTP
-                     profile?     and proved        memory
+    find_manifest ─► make_plan ─► prepare_kernels ─► prepare_engine ─► load_engine ─► serve
+    which model?     which        compiled           fetched, built    weights in     HTTP
+                     profile?     once               and proved        memory
 
 Nothing that needs torch is imported before a function needs it: `nimlite probe` stays fast.
 """
@@ -131,8 +131,18 @@ def limit_openmp(environ: MutableMapping[str, str], num_threads: int) -> None:
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def prepare_kernels(plan: Plan, store: Store, progress: Progress) -> "Kernels":
+    """The operations of this machine: found in the cache or compiled, or plain torch."""
+    from nimlite.kernels import cpu_kernels
+
+    with progress.task("Prepare the kernels", None, ""):
+        selected = cpu_kernels(store.kernels, plan.num_threads)
+    _log.info("%s", selected.reason)
+    return selected.kernels
+
+
 def prepare_engine(
-    plan: Plan, store: Store, progress: Progress, home: Path | None = None
+    plan: Plan, store: Store, kernels: "Kernels", progress: Progress, home: Path | None = None
 ) -> "EngineDirectory":
     """The engine of the plan: found, or fetched, built and proved; a damaged one is built again.
 
@@ -155,7 +165,7 @@ def prepare_engine(
         source=manifest.artifact.uri,
     )
     home = home or store.engine_path(manifest.family, job.key)
-    return build_engine(job, home, progress, _executor(plan, store, progress))
+    return build_engine(job, home, progress, _executor(plan, kernels))
 
 
 def _device_name(plan: Plan) -> str:
@@ -166,34 +176,21 @@ def _device_name(plan: Plan) -> str:
 
 
 def load_engine(
-    plan: Plan, directory: "EngineDirectory", store: Store, progress: Progress
+    plan: Plan, directory: "EngineDirectory", kernels: "Kernels", progress: Progress
 ) -> "Engine":
     """The engine with its weights and KV pool in memory."""
     from nimlite.engine.engine import Engine
 
-    config = directory.config
-    kernels = _kernels(plan, store, progress)
     with progress.task("Load the weights", None, ""):
-        return Engine(
-            spec=config.spec,
-            weights=directory.weights(),
-            profile=plan.selection.chosen.serving,
+        return Engine.open(
+            directory,
             kernels=kernels,
-            eos_token_ids=config.eos_token_ids,
+            profile=plan.selection.chosen.serving,
             prefix_caching=plan.settings.enable_kv_cache_reuse,
         )
 
 
-def _kernels(plan: Plan, store: Store, progress: Progress) -> "Kernels":
-    from nimlite.kernels.select import cpu_kernels
-
-    with progress.task("Prepare the kernels", None, ""):
-        selected = cpu_kernels(store.kernels, plan.num_threads)
-    _log.info("%s", selected.reason)
-    return selected.kernels
-
-
-def _executor(plan: Plan, store: Store, progress: Progress) -> "Executor":
+def _executor(plan: Plan, kernels: "Kernels") -> "Executor":
     """How the build's self-test computes: as the engine will, text by text."""
     from nimlite.engine.engine import kv_layout
     from nimlite.engine.evaluate import prompt_logits
@@ -202,7 +199,6 @@ def _executor(plan: Plan, store: Store, progress: Progress) -> "Executor":
     profile = plan.selection.chosen.serving
 
     def execute(spec: Any, weights: Any) -> Any:
-        kernels = _kernels(plan, store, progress)
         model = Decoder.load(spec, weights, kv_layout(spec, profile))
         return lambda prompts: (prompt_logits(model, kernels, prompt) for prompt in prompts)
 

@@ -18,6 +18,7 @@ from nimlite.startup import (
     load_engine,
     make_plan,
     prepare_engine,
+    prepare_kernels,
 )
 from nimlite.store.cache import Store
 
@@ -103,13 +104,14 @@ def test_a_directory_is_built_once_and_served(
     store: Store, progress: LineProgress, lines: list[str], checkpoint: Path
 ) -> None:
     plan = plan_for(checkpoint, store, progress, NIM_MAX_MODEL_LEN="128")
-    built = prepare_engine(plan, store, progress)
+    kernels = prepare_kernels(plan, store, progress)
+    built = prepare_engine(plan, store, kernels, progress)
     assert built.path.is_relative_to(store.root / "engines" / "tiny-llama")
     assert built.config.profile == plan.selection.chosen.profile
     lines.clear()
-    assert prepare_engine(plan, store, progress).config == built.config
+    assert prepare_engine(plan, store, kernels, progress).config == built.config
     assert lines == []
-    engine = load_engine(plan, built, store, progress)
+    engine = load_engine(plan, built, kernels, progress)
     assert engine.profile.max_model_len == 128
 
 
@@ -121,11 +123,12 @@ def test_a_damaged_engine_is_named_and_built_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     plan = plan_for(checkpoint, store, progress)
-    weights = prepare_engine(plan, store, progress).path / "rank0.safetensors"
+    kernels = prepare_kernels(plan, store, progress)
+    weights = prepare_engine(plan, store, kernels, progress).path / "rank0.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
     lines.clear()
-    prepare_engine(plan, store, progress)
+    prepare_engine(plan, store, kernels, progress)
     assert weights.read_bytes() == content
     assert any(line.startswith("Convert to bf16") for line in lines)
     assert f"{weights} is damaged" in caplog.text
@@ -136,11 +139,12 @@ def test_an_engine_directory_is_a_model(
 ) -> None:
     home = tmp_path / "engine"
     plan = plan_for(checkpoint, store, progress)
-    built = prepare_engine(plan, store, progress, home=home)
+    kernels = prepare_kernels(plan, store, progress)
+    built = prepare_engine(plan, store, kernels, progress, home=home)
     again = plan_for(home, store, progress)
     assert again.selection.chosen.profile == built.config.profile
     assert again.served_names == ("tiny-llama",)
-    assert prepare_engine(again, store, progress).path == home
+    assert prepare_engine(again, store, kernels, progress).path == home
 
 
 def test_openmp_is_limited_unless_the_user_did() -> None:
