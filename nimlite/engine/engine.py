@@ -4,7 +4,7 @@ import dataclasses
 import os
 import secrets
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,11 @@ from tokenizers import Tokenizer
 from nimlite.build.engine_dir import EngineDirectory, open_engine
 from nimlite.engine.batch import BatchLimits
 from nimlite.engine.block_pool import BlockPool
+from nimlite.engine.plan import StepOutput, StepPlan
 from nimlite.engine.prefix_cache import PrefixCache
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Request, SamplingParams
 from nimlite.engine.runner import Runner
+from nimlite.engine.sampler import HostSampler
 from nimlite.engine.scheduler import Scheduler, SchedulerConfig
 from nimlite.kernels.base import Kernels, KVLayout
 from nimlite.kernels.select import cpu_kernels
@@ -69,7 +71,10 @@ class Engine:
         self.spec = spec
         self.profile = profile
         self._tokenizer = tokenizer
-        self._runner = Runner(Decoder.load(spec, weights, layout), kernels, layout, limits)
+        self._runner = Runner(
+            Decoder.load(spec, weights, layout), kernels, layout, limits, HostSampler()
+        )
+        self._in_flight: tuple[StepPlan, Callable[[], StepOutput]] | None = None
         cache = PrefixCache(layout.block_size, enabled=prefix_caching)
         self._scheduler = Scheduler(
             SchedulerConfig(
@@ -119,7 +124,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """True while a request is waiting or running."""
-        return self._scheduler.has_work
+        return self._scheduler.has_work or self._in_flight is not None
 
     @property
     def stats(self) -> EngineStats:
@@ -143,9 +148,19 @@ class Engine:
         self._scheduler.abort(request_id)
 
     def step(self) -> list[Delta]:
-        """Compute one step for what is queued and running."""
+        """Compute one step for what is queued and running.
+
+        Where the device allows it, the deltas are those of the step before: this one is computed
+        while the host looks at them.
+        """
         plan = self._scheduler.schedule()
-        return [] if plan is None else self._scheduler.update(plan, self._runner.execute(plan))
+        launched = None if plan is None else (plan, self._runner.launch(plan))
+        if self._runner.lookahead:
+            launched, self._in_flight = self._in_flight, launched
+        if launched is None:
+            return []
+        plan, result = launched
+        return self._scheduler.update(plan, result())
 
     def generate(
         self,

@@ -1,13 +1,14 @@
 """One step on the device: fill the buffers, run the captured forward, sample."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from nimlite.engine.batch import BatchBuffers, BatchLimits
 from nimlite.engine.plan import BlockCopy, ScheduledChunk, StepOutput, StepPlan
 from nimlite.engine.request import Logprob
-from nimlite.engine.sampler import SamplingRow, logprob_of, sample
+from nimlite.engine.sampler import Sampler, SamplingRow, logprob_of
+from nimlite.engine.sequence import Sequence as RequestSequence
 from nimlite.kernels.base import Kernels, KVLayout
 from nimlite.layers.decoder import Decoder
 
@@ -16,21 +17,35 @@ class Runner:
     """Owns the KV pool and the step's static buffers."""
 
     def __init__(
-        self, model: Decoder, kernels: Kernels, layout: KVLayout, limits: BatchLimits
+        self,
+        model: Decoder,
+        kernels: Kernels,
+        layout: KVLayout,
+        limits: BatchLimits,
+        sampler: Sampler,
     ) -> None:
-        self._buffers = BatchBuffers(limits)
         self._kv = kernels.allocate_kv(model.spec.num_layers, layout)
+        self._buffers = BatchBuffers(limits, self._kv.device)
+        self._sampler = sampler
+        self._sampled_rows: dict[RequestSequence, int] = {}
         with torch.inference_mode():
             self._forward = kernels.capture(
                 lambda batch: model(batch, self._kv, kernels), self._buffers.batch
             )
 
+    @property
+    def lookahead(self) -> bool:
+        """Whether a step may be launched before the result of the one before is taken."""
+        return self._sampler.lookahead
+
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> StepOutput:
+    def launch(self, plan: StepPlan) -> Callable[[], StepOutput]:
         """Run the plan's copies, then its chunks; sample after those that reach their sequence's
-        end."""
+        end. The function that is returned waits for the result."""
         self._copy_blocks(plan.copies)
-        logits_RV = self._forward(self._buffers.fill(plan, {}))
+        counts = self._buffers.fill(plan, self._sampled_rows)
+        self._sampler.feed(self._buffers, counts)
+        logits_RV = self._forward(counts)
         last_rows: list[int] = []
         prompt_logprobs: list[tuple[Logprob, ...]] = []
         num_rows = 0
@@ -41,9 +56,18 @@ class Runner:
                 last_rows.append(num_rows - 1)
         if len(last_rows) < num_rows:
             logits_RV = logits_RV[last_rows]
-        tokens = iter(sample(logits_RV, [_row(chunk) for chunk in plan.chunks if chunk.samples]))
-        sampled = tuple(next(tokens) if chunk.samples else None for chunk in plan.chunks)
-        return StepOutput(sampled, tuple(prompt_logprobs))
+        sampling = [chunk for chunk in plan.chunks if chunk.samples]
+        self._sampled_rows = {chunk.sequence: row for row, chunk in enumerate(sampling)}
+        sampled = self._sampler.launch(logits_RV, [_row(chunk) for chunk in sampling])
+
+        def result() -> StepOutput:
+            tokens = iter(sampled())
+            return StepOutput(
+                tuple(next(tokens) if chunk.samples else None for chunk in plan.chunks),
+                tuple(prompt_logprobs),
+            )
+
+        return result
 
     def _copy_blocks(self, copies: Sequence[BlockCopy]) -> None:
         if copies:

@@ -7,13 +7,16 @@ outputs), so a request's text does not depend on what else is in the batch.
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
+from nimlite.engine.batch import BatchBuffers
 from nimlite.engine.plan import SampledToken
 from nimlite.engine.request import Logprob, SamplingParams
+from nimlite.kernels.base import Counts
 
 _CANDIDATES = 256
 """Most likely tokens looked at first for top-p and top-k: sorting the whole vocabulary costs
@@ -32,6 +35,36 @@ class SamplingRow:
     num_prompt_tokens: int
     suppressed: Sequence[int] = ()
     """Tokens that may not be chosen yet (the stops, before `min_tokens`)."""
+
+
+class Sampler(Protocol):
+    """Chooses the tokens of a step, on the device where the logits lie."""
+
+    lookahead: bool
+    """Whether the chosen tokens stay on the device for the next step to read."""
+
+    def feed(self, buffers: BatchBuffers, counts: Counts) -> None:
+        """Fill in the input tokens that the step before sampled and the host has not seen."""
+
+    def launch(
+        self, logits_RV: torch.Tensor, rows: Sequence[SamplingRow]
+    ) -> Callable[[], list[SampledToken]]:
+        """Choose one token a row; the function that is returned waits for them."""
+
+
+class HostSampler:
+    """Chooses at once, row by row."""
+
+    lookahead = False
+
+    def feed(self, buffers: BatchBuffers, counts: Counts) -> None:
+        """The host knows every token."""
+
+    def launch(
+        self, logits_RV: torch.Tensor, rows: Sequence[SamplingRow]
+    ) -> Callable[[], list[SampledToken]]:
+        tokens = sample(logits_RV, rows)
+        return lambda: tokens
 
 
 def sample(logits_RV: torch.Tensor, rows: Sequence[SamplingRow]) -> list[SampledToken]:
