@@ -23,7 +23,7 @@ from nimlite.build.engine_dir import (
 )
 from nimlite.build.quality import QualityReport, require_quality
 from nimlite.build.reference import Reference
-from nimlite.build.selftest import Logits, self_test, test_prompts
+from nimlite.build.selftest import Logits, probe_prompts, self_test
 from nimlite.build.weights_file import load_weights
 from nimlite.errors import BuildError, ChecksumError, ModelError
 from nimlite.layers.linear import Weights
@@ -120,7 +120,7 @@ def _prove(
     job: BuildJob, spec: ModelSpec, work: Path, progress: Progress, executor: Executor
 ) -> QualityReport:
     max_tokens = min(spec.max_positions, job.profile.max_model_len)
-    prompts = test_prompts(work / "tokenizer.json", spec.vocab_size, max_tokens)
+    prompts = probe_prompts(work / "tokenizer.json", spec.vocab_size, max_tokens)
     engine = executor(spec, load_weights(work))
     with progress.task("Compare with the reference", sum(map(len, prompts)), "tokens") as task:
         report = self_test(engine, Reference(job.checkpoint, spec), prompts)

@@ -84,6 +84,11 @@ class HuggingFaceCheckpoint:
         return tensor.float()
 
     def save_tokenizer(self, directory: Path) -> None:
+        if not (self._path / "tokenizer.json").is_file():
+            raise ModelError(
+                f"{self._path} has no tokenizer.json. Where it has another form of tokenizer, make"
+                " one with `AutoTokenizer.from_pretrained(directory).save_pretrained(directory)`."
+            )
         for name in TOKENIZER_FILES:
             if (self._path / name).is_file():
                 shutil.copyfile(self._path / name, directory / name)

@@ -18,7 +18,7 @@ Logits = Callable[[Sequence[Sequence[int]]], Iterator[torch.Tensor]]
 _PASSAGE_TOKENS = 256
 
 
-def test_prompts(tokenizer_file: Path, vocab_size: int, max_tokens: int) -> list[list[int]]:
+def probe_prompts(tokenizer_file: Path, vocab_size: int, max_tokens: int) -> list[list[int]]:
     """A prompt of one token and the beginnings of the texts in data/, of at most `max_tokens` each.
 
     Raises ModelError where the tokenizer has tokens that the model does not know.
@@ -73,14 +73,13 @@ class _Sums:
         self, prompt_T: torch.Tensor, found_TV: torch.Tensor, expected_TV: torch.Tensor
     ) -> None:
         difference_TV = found_TV - expected_TV
-        centred_TV = expected_TV - expected_TV.mean(dim=1, keepdim=True)
         targets_T = prompt_T[1:]
         self.num_tokens += len(prompt_T)
         self.num_predicted += len(targets_T)
         self.num_agreeing += int((found_TV.argmax(1) == expected_TV.argmax(1)).sum())
         self.max_absolute_error = max(self.max_absolute_error, float(difference_TV.abs().max()))
-        self.squared_error += float(difference_TV.square().sum(dtype=torch.float64))
-        self.squared_reference += float(centred_TV.square().sum(dtype=torch.float64))
+        self.squared_error += _variation(difference_TV)
+        self.squared_reference += _variation(expected_TV)
         self.loss += _cross_entropy(found_TV[:-1], targets_T)
         self.reference_loss += _cross_entropy(expected_TV[:-1], targets_T)
 
@@ -93,6 +92,11 @@ class _Sums:
             perplexity=math.exp(self.loss / self.num_predicted),
             reference_perplexity=math.exp(self.reference_loss / self.num_predicted),
         )
+
+
+def _variation(x_TV: torch.Tensor) -> float:
+    """Sum of the squares about each position's mean."""
+    return float(x_TV.var(dim=1, correction=0).double().sum()) * x_TV.shape[1]
 
 
 def _cross_entropy(logits_TV: torch.Tensor, targets_T: torch.Tensor) -> float:
