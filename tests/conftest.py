@@ -1,1 +1,42 @@
-"""Lies here so that pytest puts this folder on the path: test modules share `fakes`."""
+"""What several rooms' tests share; and pytest puts this folder on the path for `fakes`."""
+
+from pathlib import Path
+
+import pytest
+
+from nimlite.kernels.cpu.cpu_kernels import CpuKernels
+from nimlite.kernels.cpu.library import Library, load
+from nimlite.observe.bars import LineProgress
+from nimlite.profiles.load import load_manifests, profiles_directory
+from nimlite.store.cache import Store
+
+
+@pytest.fixture(scope="session")
+def cache_root(pytestconfig: pytest.Config) -> Path:
+    """A cache directory that outlives the session: all in it has a digest in its name or beside
+    it."""
+    return pytestconfig.cache.mkdir("nimlite")
+
+
+@pytest.fixture(scope="session")
+def cache_dir(cache_root: Path) -> Path:
+    """Where the compiled kernels lie in it."""
+    return Store(cache_root).kernels
+
+
+@pytest.fixture(scope="session")
+def library(cache_dir: Path) -> Library:
+    return load(cache_dir)
+
+
+@pytest.fixture
+def kernels(library: Library) -> CpuKernels:
+    return CpuKernels(library, num_threads=1)
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf(cache_root: Path) -> Path:
+    """The embedded model as it is published, fetched at the first use."""
+    manifests = {manifest.family: manifest for manifest in load_manifests(profiles_directory())}
+    artifact = manifests["smollm2-135m"].artifact
+    return Store(cache_root).fetch(artifact, LineProgress(lambda line: None))

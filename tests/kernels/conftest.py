@@ -1,28 +1,10 @@
-"""The kernels under test, built once a session, and random batches."""
+"""Random batches."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import pytest
 import torch
+
 from nimlite.kernels.base import Batch, KVLayout
-from nimlite.kernels.cpu.cpu_kernels import CpuKernels
-from nimlite.kernels.cpu.library import Library, load
-
-
-@pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kernels")
-
-
-@pytest.fixture(scope="session")
-def library(cache_dir: Path) -> Library:
-    return load(cache_dir)
-
-
-@pytest.fixture
-def kernels(library: Library) -> CpuKernels:
-    return CpuKernels(library, num_threads=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
