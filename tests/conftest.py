@@ -40,3 +40,9 @@ def smollm2_gguf(cache_root: Path) -> Path:
     manifests = {manifest.family: manifest for manifest in load_manifests(profiles_directory())}
     artifact = manifests["smollm2-135m"].artifact
     return Store(cache_root).fetch(artifact, LineProgress(lambda line: None))
+
+
+@pytest.fixture
+def progress() -> LineProgress:
+    """Progress that nobody reads."""
+    return LineProgress(lambda line: None)

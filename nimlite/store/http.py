@@ -15,6 +15,8 @@ from nimlite.observe.progress import Progress
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S = (10, 60)
+_BLOCK_BYTES = 1 << 16
+"""A broken connection loses the block under way."""
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -77,7 +79,7 @@ class HTTPSource:
             with progress.task(f"Download {self.file}", total) as task:
                 task.advance(have)
                 with part.open("ab" if have else "wb") as file:
-                    for block in response.iter_content(1 << 20):
+                    for block in response.iter_content(_BLOCK_BYTES):
                         file.write(block)
                         task.advance(len(block))
 

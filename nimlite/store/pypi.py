@@ -95,7 +95,8 @@ class PyPISource:
             return (
                 f"{self.title} does not exist on the package index as a wheel for this machine"
                 f" (versions there: {offered[1] if offered else 'unknown'}). Check the name and the"
-                " version in the manifest."
+                " version in the manifest and, where there is none, that `pip config list` names an"
+                " index that can be reached."
             )
         if "No space left on device" in stderr:
             return (
