@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from fakes.llama import Llama, random_llama
 
+from nimlite.build.checkpoint import open_checkpoint
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 from nimlite.kernels.cpu.library import Library, load
 from nimlite.observe.bars import LineProgress
@@ -42,7 +44,13 @@ def smollm2_gguf(cache_root: Path) -> Path:
     return Store(cache_root).fetch(artifact, LineProgress(lambda line: None))
 
 
-@pytest.fixture
-def progress() -> LineProgress:
-    """Progress that nobody reads."""
-    return LineProgress(lambda line: None)
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Llama:
+    """Random weights, the byte tokenizer."""
+    return random_llama(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Llama:
+    """The embedded model."""
+    return Llama(open_checkpoint(smollm2_gguf), tmp_path_factory.mktemp("smollm2"))

@@ -1,5 +1,6 @@
 """Llamas as the engine and as transformers run them, from one checkpoint."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -72,12 +73,12 @@ class Llama:
         directory.mkdir(parents=True)
         progress = LineProgress(lambda line: None)
         convert(self.checkpoint, self.spec, precision, 1, directory, progress)
-        return load_weights(directory)
+        weights = load_weights(directory)
+        shutil.rmtree(directory)  # the mapped file stays readable
+        return weights
 
     def decoder(self, precision: Precision = Precision.FP32) -> Decoder:
-        layout = KVLayout(
-            1, BLOCK_SIZE, self.spec.num_kv_heads, self.spec.head_dim, torch.float32
-        )
+        layout = KVLayout(1, BLOCK_SIZE, self.spec.num_kv_heads, self.spec.head_dim, torch.float32)
         return Decoder.load(self.spec, self.weights(precision), layout)
 
     def profile(

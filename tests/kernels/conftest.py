@@ -28,7 +28,8 @@ class Heads:
 def ragged_batch(
     chunks: list[tuple[int, int]], block_size: int, generator: torch.Generator
 ) -> tuple[Batch, int]:
-    """A step of (context before, new tokens) a sequence, its blocks scattered over a pool of the returned size."""
+    """A step of (context before, new tokens) a sequence, its blocks scattered over a pool of the
+    returned size."""
     num_blocks = [-(-(before + new) // block_size) for before, new in chunks]
     shuffled = torch.randperm(sum(num_blocks) + 2, generator=generator).int()
     tables = torch.zeros(len(chunks), max(num_blocks) + 1, dtype=torch.int32)
