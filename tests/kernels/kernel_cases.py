@@ -1,4 +1,4 @@
-"""Random batches."""
+"""Random steps for the CPU kernels."""
 
 from dataclasses import dataclass
 
@@ -52,3 +52,11 @@ def ragged_batch(
         logit_rows_R=(lengths.cumsum(0)[1:] - 1).int(),
     )
     return batch, len(shuffled)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def relative_error(value: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((value.float() - expected.float()).norm() / expected.float().norm())
