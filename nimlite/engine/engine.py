@@ -18,7 +18,7 @@ from nimlite.engine.plan import StepOutput, StepPlan
 from nimlite.engine.prefix_cache import PrefixCache
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Request, SamplingParams
 from nimlite.engine.runner import Runner
-from nimlite.engine.sampler import HostSampler
+from nimlite.engine.sampler import HostSampler, Sampler
 from nimlite.engine.scheduler import Scheduler, SchedulerConfig
 from nimlite.kernels.base import Kernels, KVLayout
 from nimlite.kernels.select import cpu_kernels
@@ -57,6 +57,7 @@ class Engine:
         eos_token_ids: Sequence[int],
         tokenizer: Tokenizer | None = None,
         prefix_caching: bool = True,
+        sampler: Sampler | None = None,
     ) -> None:
         """The profile's `kv_cache_bytes` must be decided. Without a tokenizer prompts are token
         ids."""

@@ -1,6 +1,6 @@
 """One step on the device: fill the buffers, run the captured forward, sample."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -57,8 +57,9 @@ class Runner:
         if len(last_rows) < num_rows:
             logits_RV = logits_RV[last_rows]
         sampling = [chunk for chunk in plan.chunks if chunk.samples]
+        rows = [_row(chunk, self._sampled_rows) for chunk in sampling]
         self._sampled_rows = {chunk.sequence: row for row, chunk in enumerate(sampling)}
-        sampled = self._sampler.launch(logits_RV, [_row(chunk) for chunk in sampling])
+        sampled = self._sampler.launch(logits_RV, rows)
 
         def result() -> StepOutput:
             tokens = iter(sampled())
@@ -75,18 +76,19 @@ class Runner:
             self._kv[:, :, targets] = self._kv[:, :, [copy.source for copy in copies]]
 
 
-def _row(chunk: ScheduledChunk) -> SamplingRow:
-    sequence = chunk.sequence
-    params = sequence.request.params
+def _row(chunk: ScheduledChunk, sampled_rows: Mapping[RequestSequence, int]) -> SamplingRow:
+    sequence, params = chunk.sequence, chunk.sequence.request.params
+    num_known_outputs = len(sequence.token_ids) - sequence.num_prompt_tokens
+    is_pending = chunk.output_index > num_known_outputs
+    is_suppressed = chunk.output_index < params.min_tokens
     return SamplingRow(
         params=params,
         seed=params.seed or 0,
         output_index=chunk.output_index,
         token_ids=sequence.token_ids,
         num_prompt_tokens=sequence.num_prompt_tokens,
-        suppressed=sorted(sequence.stop_token_ids)
-        if chunk.output_index < params.min_tokens
-        else (),
+        suppressed=sorted(sequence.stop_token_ids) if is_suppressed else (),
+        pending_row=sampled_rows[sequence] if is_pending else None,
     )
 
 

@@ -6,7 +6,6 @@ outputs), so a request's text does not depend on what else is in the batch.
 
 import hashlib
 import struct
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,6 +34,20 @@ class SamplingRow:
     num_prompt_tokens: int
     suppressed: Sequence[int] = ()
     """Tokens that may not be chosen yet (the stops, before `min_tokens`)."""
+    pending_row: int | None = None
+    """Where the last token is still on the device: its row in the output of the step before."""
+
+    @property
+    def is_adjusted(self) -> bool:
+        """Whether anything but temperature and filters stands between its logits and the choice."""
+        params = self.params
+        return bool(
+            self.suppressed
+            or params.logit_bias
+            or params.frequency_penalty
+            or params.presence_penalty
+            or params.repetition_penalty != 1
+        )
 
 
 class Sampler(Protocol):
@@ -69,16 +82,14 @@ class HostSampler:
 
 def sample(logits_RV: torch.Tensor, rows: Sequence[SamplingRow]) -> list[SampledToken]:
     """Choose one token a row. The logits (fp32) are left as they were."""
-    adjusted = [_adjust(logits_RV[i], row) for i, row in enumerate(rows)]
     greedy = logits_RV.argmax(dim=-1).tolist()
     tokens = []
     for i, row in enumerate(rows):
-        logits_V = adjusted[i]
+        logits_V = adjust(logits_RV[i], row) if row.is_adjusted else logits_RV[i]
         if row.params.temperature > 0:
-            u = uniform(row.seed, row.output_index)
-            token_id = _draw(logits_RV[i] if logits_V is None else logits_V, row.params, u)
+            token_id = _draw(logits_V, row.params, uniform(row.seed, row.output_index))
         else:
-            token_id = greedy[i] if logits_V is None else int(logits_V.argmax())
+            token_id = int(logits_V.argmax()) if row.is_adjusted else greedy[i]
         count = row.params.logprobs
         logprob = None if count is None else logprob_of(logits_RV[i], token_id, count)
         tokens.append(SampledToken(token_id, logprob))
@@ -103,30 +114,44 @@ def logprob_of(logits_V: torch.Tensor, token_id: int, count: int) -> Logprob:
     return Logprob(token_id, chosen, 1 + int((logprobs_V > chosen).sum()), top)
 
 
-def _adjust(logits_V: torch.Tensor, row: SamplingRow) -> torch.Tensor | None:
-    """The logits after penalties, bias and suppression; None where none of them applies."""
-    params = row.params
-    frequency = params.frequency_penalty or params.presence_penalty
-    if not (row.suppressed or params.logit_bias or frequency or params.repetition_penalty != 1):
-        return None
-    logits_V = logits_V.clone()
+def adjust(
+    logits_V: torch.Tensor, row: SamplingRow, pending: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The logits after penalties, bias and suppression, on their device.
+
+    `pending`: the last token, where it is still on the device and not in `row.token_ids`.
+    """
+    params, device = row.params, logits_V.device
+    logits_V = logits_V.float()
     if params.repetition_penalty != 1:
         # Keskar et al., 2019 (arXiv:1909.05858): tokens seen before, in the prompt too
-        seen = torch.tensor(sorted(set(row.token_ids)))
-        values = logits_V[seen]
-        factor = torch.where(values > 0, 1 / params.repetition_penalty, params.repetition_penalty)
-        logits_V[seen] = values * factor
-    if frequency:
-        counted = Counter(row.token_ids[row.num_prompt_tokens :])
-        counts = torch.tensor(list(counted.values()))
-        penalties = params.frequency_penalty * counts + params.presence_penalty
-        logits_V[list(counted)] -= penalties
+        is_seen_V = _count(row.token_ids, pending, logits_V) > 0
+        penalty = torch.where(
+            logits_V > 0, 1 / params.repetition_penalty, params.repetition_penalty
+        )
+        logits_V = logits_V.where(~is_seen_V, logits_V * penalty)
+    if params.frequency_penalty or params.presence_penalty:
+        counts_V = _count(row.token_ids[row.num_prompt_tokens :], pending, logits_V)
+        logits_V = logits_V - params.frequency_penalty * counts_V
+        logits_V = logits_V - params.presence_penalty * (counts_V > 0)
     if params.logit_bias:
-        ids = torch.tensor(list(params.logit_bias))
-        logits_V[ids] += torch.tensor(list(params.logit_bias.values()))
+        ids = torch.tensor(list(params.logit_bias), device=device)
+        biases = torch.tensor(list(params.logit_bias.values()), dtype=logits_V.dtype, device=device)
+        logits_V = logits_V.index_add(0, ids, biases)
     if row.suppressed:
-        logits_V[list(row.suppressed)] = -torch.inf
+        ids = torch.tensor(row.suppressed, device=device)
+        logits_V = logits_V.index_fill(0, ids, -torch.inf)
     return logits_V
+
+
+def _count(
+    token_ids: Sequence[int], pending: torch.Tensor | None, like_V: torch.Tensor
+) -> torch.Tensor:
+    """How often each token of the vocabulary occurs: fp32."""
+    ids = torch.tensor(token_ids, dtype=torch.int64, device=like_V.device)
+    if pending is not None:
+        ids = torch.cat([ids, pending.view(1)])
+    return torch.zeros_like(like_V).index_add_(0, ids, torch.ones_like(ids, dtype=like_V.dtype))
 
 
 def _draw(logits_V: torch.Tensor, params: SamplingParams, u: float) -> int:

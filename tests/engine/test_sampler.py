@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -5,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nimlite.engine.device_sampler import DeviceSampler
 from nimlite.engine.request import SamplingParams
-from nimlite.engine.sampler import SamplingRow, logprob_of, sample, uniform
+from nimlite.engine.sampler import HostSampler, Sampler, SamplingRow, logprob_of, uniform
 
 VOCAB = 300
 
@@ -26,8 +28,16 @@ def random_logits(rows: int = 1, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-def choose(logits_V: torch.Tensor, sampling_row: SamplingRow) -> int:
-    return sample(logits_V[None], [sampling_row])[0].token_id
+@pytest.fixture(params=["host", "device"], scope="module")
+def sampler(request):
+    """Both samplers choose alike; the device one has its own copy of the arithmetic."""
+    if request.param == "host":
+        return HostSampler()
+    return DeviceSampler(max_rows=8, device=torch.device("cpu"))
+
+
+def choose(sampler: Sampler, logits_V: torch.Tensor, sampling_row: SamplingRow) -> int:
+    return sampler.launch(logits_V[None], [sampling_row])()[0].token_id
 
 
 def allowed_tokens(logits_V: torch.Tensor, params: SamplingParams) -> set[int]:
@@ -48,9 +58,9 @@ def allowed_tokens(logits_V: torch.Tensor, params: SamplingParams) -> set[int]:
     return set(kept)
 
 
-def test_temperature_zero_takes_the_most_likely_token_of_each_row():
+def test_temperature_zero_takes_the_most_likely_token_of_each_row(sampler):
     logits = random_logits(5)
-    tokens = sample(logits, [row(temperature=0.0) for _ in range(5)])
+    tokens = sampler.launch(logits, [row(temperature=0.0) for _ in range(5)])()
     assert [t.token_id for t in tokens] == logits.argmax(-1).tolist()
 
 
@@ -62,18 +72,20 @@ def test_temperature_zero_takes_the_most_likely_token_of_each_row():
     top_p=st.sampled_from([0.01, 0.5, 0.9, 0.999, 1.0]),
     min_p=st.sampled_from([0.0, 0.05, 0.9]),
 )
-def test_only_tokens_that_the_filters_leave_are_drawn(seed, temperature, top_k, top_p, min_p):
+def test_only_tokens_that_the_filters_leave_are_drawn(
+    sampler, seed, temperature, top_k, top_p, min_p
+):
     logits = random_logits(seed=seed)[0]
     params = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     allowed = allowed_tokens(logits, SamplingParams(**params))
-    drawn = {choose(logits, row(seed=seed, index=i, **params)) for i in range(40)}
+    drawn = {choose(sampler, logits, row(seed=seed, index=i, **params)) for i in range(40)}
     assert drawn <= allowed
     if len(allowed) == 1:
         assert drawn == allowed
 
 
 @pytest.mark.parametrize("filters", [{}, {"top_k": 6}, {"top_p": 0.8}, {"min_p": 0.1}])
-def test_draws_follow_the_distribution(filters):
+def test_draws_follow_the_distribution(sampler, filters):
     logits = torch.full((VOCAB,), -torch.inf)
     logits[10:20] = torch.linspace(-1.5, 1.5, 10)
     params = SamplingParams(temperature=0.8, **filters)
@@ -82,18 +94,18 @@ def test_draws_follow_the_distribution(filters):
     draws = 4000
     counts = torch.zeros(VOCAB)
     for i in range(draws):
-        counts[choose(logits, row(seed=7, index=i, temperature=0.8, **filters))] += 1
+        counts[choose(sampler, logits, row(seed=7, index=i, temperature=0.8, **filters))] += 1
     assert counts.sum() == counts[allowed].sum()
     chi_square = float(((counts[allowed] - draws * expected) ** 2 / (draws * expected)).sum())
     # the 99.99 % quantile for up to 9 degrees of freedom
     assert chi_square < 33.7
 
 
-def test_a_row_does_not_depend_on_its_neighbours():
+def test_a_row_does_not_depend_on_its_neighbours(sampler):
     logits = random_logits(8, seed=3)
     rows = [row(seed=i, temperature=1.0, top_p=0.9, top_k=5 * (i % 3)) for i in range(8)]
-    together = [t.token_id for t in sample(logits, rows)]
-    assert together == [choose(logits[i], rows[i]) for i in range(8)]
+    together = [t.token_id for t in sampler.launch(logits, rows)()]
+    assert together == [choose(sampler, logits[i], rows[i]) for i in range(8)]
 
 
 def test_seeds_and_positions_give_different_numbers():
@@ -103,34 +115,39 @@ def test_seeds_and_positions_give_different_numbers():
     assert abs(sum(numbers) / 900 - 0.5) < 0.05
 
 
-def test_penalties_lower_what_was_seen():
+def test_penalties_lower_what_was_seen(sampler):
     logits = torch.zeros(VOCAB)
     logits[[1, 2, 3, 4]] = torch.tensor([4.0, 3.0, 2.9, 2.0])
     # token 1 only in the prompt, token 2 once and token 3 twice among the outputs
     seen = {"tokens": (1, 1, 2, 3, 3), "prompt": 2, "temperature": 0.0}
-    assert choose(logits, row(**seen)) == 1
-    assert choose(logits, row(**seen, presence_penalty=1.5, logit_bias={1: -100})) == 4
-    assert choose(logits, row(**seen, frequency_penalty=0.4, logit_bias={1: -100})) == 2
-    assert choose(logits, row(**seen, repetition_penalty=2.5)) == 4
+    assert choose(sampler, logits, row(**seen)) == 1
+    assert choose(sampler, logits, row(**seen, presence_penalty=1.5, logit_bias={1: -100})) == 4
+    assert choose(sampler, logits, row(**seen, frequency_penalty=0.4, logit_bias={1: -100})) == 2
+    assert choose(sampler, logits, row(**seen, repetition_penalty=2.5)) == 4
 
 
-def test_repetition_penalty_lowers_negative_logits_too():
+def test_repetition_penalty_lowers_negative_logits_too(sampler):
     logits = torch.full((VOCAB,), -5.0)
     logits[[1, 2]] = torch.tensor([-1.0, -1.5])
-    assert choose(logits, row(tokens=(1,), prompt=1, temperature=0.0, repetition_penalty=2.0)) == 2
+    assert (
+        choose(sampler, logits, row(tokens=(1,), prompt=1, temperature=0.0, repetition_penalty=2.0))
+        == 2
+    )
 
 
-def test_bias_and_suppression_apply_to_greedy_and_to_sampling():
+def test_bias_and_suppression_apply_to_greedy_and_to_sampling(sampler):
     logits = random_logits()[0]
     best = int(logits.argmax())
     for temperature in (0.0, 0.01):
-        assert choose(logits, row(temperature=temperature, suppressed=(best,))) != best
-        assert choose(logits, row(temperature=temperature, logit_bias={5: 100.0})) == 5
+        assert choose(sampler, logits, row(temperature=temperature, suppressed=(best,))) != best
+        assert choose(sampler, logits, row(temperature=temperature, logit_bias={5: 100.0})) == 5
 
 
-def test_logprobs_are_the_models_own():
+def test_logprobs_are_the_models_own(sampler):
     logits = random_logits(seed=1)[0]
-    tokens = sample(logits[None], [row(temperature=0.0, logit_bias={7: 100.0}, logprobs=3)])
+    tokens = sampler.launch(
+        logits[None], [row(temperature=0.0, logit_bias={7: 100.0}, logprobs=3)]
+    )()
     logprob = tokens[0].logprob
     expected = logits.double().log_softmax(-1)
     order = expected.argsort(descending=True).tolist()
@@ -139,3 +156,14 @@ def test_logprobs_are_the_models_own():
     assert logprob.rank == order.index(7) + 1
     assert [i for i, _ in logprob.top] == order[:3]
     assert logprob_of(logits, order[0], 0).top == ()
+
+
+def test_a_token_that_only_the_device_knows_is_counted():
+    sampler = DeviceSampler(max_rows=8, device=torch.device("cpu"))
+    logits = torch.zeros(2, VOCAB)
+    logits[:, [1, 2]] = torch.tensor([4.0, 3.5])
+    params = {"temperature": 0.0, "frequency_penalty": 1.0}
+    first = row(tokens=(9,), prompt=1, **params)
+    assert [t.token_id for t in sampler.launch(logits, [row(temperature=0.0), first])()] == [1, 1]
+    second = dataclasses.replace(first, output_index=1, pending_row=1)
+    assert choose(sampler, logits[0], second) == 2

@@ -14,6 +14,7 @@ from nimlite.build.convert import convert
 from nimlite.build.tokenizer_files import SpecialTokens, byte_tokenizer, write_tokenizer
 from nimlite.build.weights_file import load_weights
 from nimlite.engine.engine import Engine
+from nimlite.engine.sampler import Sampler
 from nimlite.kernels.base import Kernels, KVLayout
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
@@ -111,6 +112,7 @@ class Llama:
         *,
         kind: type[Engine] = Engine,
         prefix_caching: bool = True,
+        sampler: Sampler | None = None,
         **limits: int,
     ) -> Engine:
         """`limits`: of the profile, and `num_blocks` of the pool."""
@@ -122,6 +124,7 @@ class Llama:
             eos_token_ids=(EOS_ID,),
             tokenizer=byte_tokenizer(),
             prefix_caching=prefix_caching,
+            sampler=sampler,
         )
 
 
