@@ -130,7 +130,7 @@ class GGUFCheckpoint:
     @cached_property
     def _tensors(self) -> Mapping[str, Any]:
         """The stored tensors by Hugging Face name."""
-        named = ((_hugging_face_name(t.name), t) for t in self._reader.tensors)
+        named = ((hugging_face_name(t.name), t) for t in self._reader.tensors)
         return {name: tensor for name, tensor in named if name}
 
     @cached_property
@@ -148,7 +148,7 @@ class GGUFCheckpoint:
         raise ModelError(f"{self._path} lacks the metadata {key!r}: it is not a whole GGUF model.")
 
 
-def _hugging_face_name(name: str) -> str | None:
+def hugging_face_name(name: str) -> str | None:
     """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; None for what is no weight."""
     match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
     if match is None or match[2] not in _MODULES:
