@@ -58,7 +58,6 @@ class EngineClient:
                 delta = await deltas.get()
                 if delta.finish_reason is not None:
                     unfinished.discard(delta.request_id)
-                    self._queues.pop(delta.request_id, None)
                 yield delta
         finally:
             for request_id in unfinished:
@@ -72,5 +71,8 @@ class EngineClient:
     def _dispatch(self, deltas: Sequence[Delta]) -> None:
         for delta in deltas:
             target = self._queues.get(delta.request_id)
-            if target is not None:
-                target.put_nowait(delta)
+            if target is None:
+                continue
+            if delta.finish_reason is not None:  # an abort comes too late from here on
+                del self._queues[delta.request_id]
+            target.put_nowait(delta)

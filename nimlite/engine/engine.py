@@ -20,6 +20,7 @@ from nimlite.engine.request import Delta, EngineStats, FinishReason, Request, Sa
 from nimlite.engine.runner import Runner
 from nimlite.engine.sampler import HostSampler, Sampler
 from nimlite.engine.scheduler import Scheduler, SchedulerConfig
+from nimlite.errors import RequestError
 from nimlite.kernels.base import Kernels, KVLayout
 from nimlite.kernels.select import cpu_kernels
 from nimlite.layers.decoder import Decoder
@@ -170,7 +171,8 @@ class Engine:
     ) -> list[Generation]:
         """Go on from each prompt (a text, or token ids), all of them in flight together.
 
-        Raises ContextLengthError, before anything runs, for a prompt that could never fit.
+        Raises RequestError, before anything runs, for a prompt that is empty, has token ids outside
+        the vocabulary, or could never fit.
         """
         prefix = uuid.uuid4().hex
         requests = [
@@ -183,19 +185,30 @@ class Engine:
         ]
         for request in requests:
             self.check(request)
-        for request in requests:
-            self.add(request)
         deltas: dict[str, list[Delta]] = {request.id: [] for request in requests}
-        while self.has_work:
-            for delta in self.step():
-                deltas[delta.request_id].append(delta)
+        try:
+            for request in requests:
+                self.add(request)
+            while self.has_work:
+                for delta in self.step():
+                    deltas[delta.request_id].append(delta)
+        finally:  # an interrupt leaves nothing behind for the next call
+            for request in requests:
+                self.abort(request.id)
         return [self._generation(request, deltas[request.id]) for request in requests]
 
     def _encode(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
-        if not isinstance(prompt, str):
-            return tuple(prompt)
-        assert self._tokenizer is not None, "this engine has no tokenizer: give token ids"
-        return tuple(self._tokenizer.encode(prompt).ids)
+        if isinstance(prompt, str):
+            assert self._tokenizer is not None, "this engine has no tokenizer: give token ids"
+            prompt = self._tokenizer.encode(prompt).ids
+        if not prompt:
+            raise RequestError("A prompt must have at least one token; this one is empty.")
+        if min(prompt) < 0 or max(prompt) >= self.spec.vocab_size:
+            raise RequestError(
+                f"The prompt's token ids go from {min(prompt)} to {max(prompt)}, but this model's "
+                f"vocabulary has the ids 0 to {self.spec.vocab_size - 1}."
+            )
+        return tuple(prompt)
 
     def _generation(self, request: Request, deltas: Sequence[Delta]) -> Generation:
         token_ids = [token_id for delta in deltas for token_id in delta.token_ids]

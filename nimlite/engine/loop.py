@@ -1,5 +1,6 @@
 """The engine's own thread: take requests in, step, hand the deltas out, until told to stop."""
 
+import contextlib
 import logging
 import queue
 import threading
@@ -23,6 +24,8 @@ class EngineLoop:
         self._on_deltas = on_deltas
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._live: set[str] = set()
+        self._error: str | None = None
+        """Why the loop has ended: the answer to whoever comes too late."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.stats: EngineStats = engine.stats
 
@@ -31,11 +34,16 @@ class EngineLoop:
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._error is None and self._thread.is_alive()
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Requests of one group must come together."""
+        """Requests of one group must come together. Once the loop has ended, each gets a delta
+        with `error`."""
         self._inbox.put(lambda: self._add(requests))
+        # The thread sets the error before it looks into the inbox for the last time: if that was
+        # before our message came, we see it here.
+        if self._error is not None:
+            self._empty_inbox()
 
     def abort(self, request_ids: Sequence[str]) -> None:
         """Unknown or finished ids are ignored: the client can't know what the engine just ended."""
@@ -56,7 +64,9 @@ class EngineLoop:
             # The edge of the thread: nobody above could answer the requests.
             logger.exception("the engine loop ended")
             error = f"The engine stopped: {failure}"
+        self._error = error
         self._report([_failed(request_id, error) for request_id in sorted(self._live)])
+        self._empty_inbox()
 
     def _take_messages(self) -> bool:
         """Apply what has arrived, waiting for it where there is nothing to do. False: stop."""
@@ -67,7 +77,18 @@ class EngineLoop:
             message()
         return True
 
+    def _empty_inbox(self) -> None:
+        """After the end. Two threads may do so at once: each message is taken by one of them."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                message = self._inbox.get_nowait()
+                if message is not None:
+                    message()
+
     def _add(self, requests: Sequence[Request]) -> None:
+        if self._error is not None:
+            self._report([_failed(request.id, self._error) for request in requests])
+            return
         for request in requests:
             self._live.add(request.id)
             try:

@@ -21,6 +21,9 @@ _CANDIDATES = 256
 """Most likely tokens looked at first for top-p and top-k: sorting the whole vocabulary costs
 milliseconds."""
 
+_MIN_TEMPERATURE = 1e-5
+"""Below it the logits would leave the range of fp32; the choice is the most likely token anyway."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingRow:
@@ -157,7 +160,7 @@ def _count(
 def _draw(logits_V: torch.Tensor, params: SamplingParams, u: float) -> int:
     """Temperature, then min-p, then top-k, then top-p, then the inverse of the distribution
     function at `u`."""
-    probs_V = (logits_V / params.temperature).softmax(dim=-1)
+    probs_V = (logits_V / max(params.temperature, _MIN_TEMPERATURE)).softmax(dim=-1)
     if params.min_p > 0:
         probs_V = probs_V.where(probs_V >= params.min_p * probs_V.max(), 0.0)
     limit = params.top_k if 0 < params.top_k < len(probs_V) else len(probs_V)
