@@ -18,22 +18,6 @@ ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def allocate_kv(num_layers: int, layout: KVLayout, device: torch.device) -> torch.Tensor:
-    """Zeros [layers, 2, blocks, G, block_size * K]. Inside a block keys lie as [K, block_size], so that neighbouring keys fill one
-    vector register, and values as [block_size, K]."""
-    return torch.zeros(
-        (
-            num_layers,
-            2,
-            layout.num_blocks,
-            layout.num_kv_heads,
-            layout.block_size * layout.head_dim,
-        ),
-        dtype=layout.dtype,
-        device=device,
-    )
-
-
 class TorchKernels:
     """`Kernels` in torch's own operations. Weights are unpacked once, at the first use, and kept."""
 
@@ -48,7 +32,10 @@ class TorchKernels:
         self._unpacked: WeakKeyDictionary[PackedWeight, torch.Tensor] = WeakKeyDictionary()
 
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
-        return allocate_kv(num_layers, layout, self._device)
+        """Keys and values alike: [layers, 2, blocks, G, block_size, K]."""
+        shape = (num_layers, 2, layout.num_blocks, layout.num_kv_heads)
+        inner = (layout.block_size, layout.head_dim)
+        return torch.zeros(*shape, *inner, dtype=layout.dtype, device=self._device)
 
     def capture(self, forward: Forward, batch: Batch) -> Step:
         """Nothing is recorded: each step runs on the used part of the buffers."""
@@ -85,12 +72,11 @@ class TorchKernels:
         first, second = rotated.chunk(2, dim=-1)
         rotated.copy_(torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1))
 
-        keys, values = _blocks(kv, layout)
         block = batch.slots_T.long() // layout.block_size
         offset = batch.slots_T.long() % layout.block_size
         num_heads = heads.shape[1] - 2 * layout.num_kv_heads
-        keys[block, :, :, offset] = heads[:, num_heads : -layout.num_kv_heads].to(layout.dtype)
-        values[block, :, offset] = heads[:, -layout.num_kv_heads :].to(layout.dtype)
+        kv[0, block, :, offset] = heads[:, num_heads : -layout.num_kv_heads].to(layout.dtype)
+        kv[1, block, :, offset] = heads[:, -layout.num_kv_heads :].to(layout.dtype)
 
     def attention(
         self,
@@ -101,14 +87,12 @@ class TorchKernels:
         num_heads: int,
         scale: float,
     ) -> torch.Tensor:
-        keys, values = _blocks(kv, layout)
         q_THK = qkv_TE[:, : num_heads * layout.head_dim].unflatten(-1, (num_heads, -1))
         o_THK = torch.empty_like(q_THK, memory_format=torch.contiguous_format)
         starts = batch.query_starts_S1.tolist()
         for s, context in enumerate(batch.context_lens_S.tolist()):
             table = batch.block_tables_SB[s, : -(-context // layout.block_size)].long()
-            k = keys[table].permute(1, 0, 3, 2).flatten(1, 2)[:, :context].to(q_THK.dtype)
-            v = values[table].transpose(0, 1).flatten(1, 2)[:, :context].to(q_THK.dtype)
+            k, v = kv[:, table].transpose(1, 2).flatten(2, 3)[:, :, :context].to(q_THK.dtype)
             queries = slice(starts[s], starts[s + 1])
             positions = batch.positions_T[queries].unsqueeze(1)
             o = F.scaled_dot_product_attention(
@@ -149,9 +133,3 @@ def used_part(batch: Batch, counts: Counts) -> Batch:
         block_tables_SB=batch.block_tables_SB[:sequences],
         logit_rows_R=batch.logit_rows_R[: counts.num_rows],
     )
-
-
-def _blocks(kv: torch.Tensor, layout: KVLayout) -> tuple[torch.Tensor, torch.Tensor]:
-    """Views of one layer's pool: keys [blocks, G, K, block_size] and values [blocks, G, block_size, K]."""
-    size, dim = layout.block_size, layout.head_dim
-    return kv[0].unflatten(-1, (dim, size)), kv[1].unflatten(-1, (size, dim))

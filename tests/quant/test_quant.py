@@ -3,6 +3,7 @@
 import gguf
 import pytest
 import torch
+
 from nimlite.quant import GROUP, SCHEMES, TILE, scheme_for, unpack
 
 WORST_ERROR = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.01, "int4": 0.1}

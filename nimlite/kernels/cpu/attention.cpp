@@ -15,8 +15,8 @@
 namespace nimlite {
 namespace {
 
-constexpr int kMaxRows = 6;      // 6 rows x 4 vectors of sums, with operands, fill the 32 registers
-constexpr int kVectors = 4;      // of 16 keys, or of 16 dimensions of a value
+constexpr int kVectors = 4;  // of 16 keys, or of 16 dimensions of a value
+constexpr int kMaxRows = kRegisters * 3 / 16;  // 4 sums each, with room for operands
 constexpr int64_t kChunk = kVectors * kLanes;
 constexpr int64_t kMaxHeadDim = 256;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -35,6 +35,9 @@ struct Problem {
     int64_t rows(int64_t s) const {
         return (query_starts[s + 1] - query_starts[s]) * heads_per_group();
     }
+    int64_t first_position(int64_t s) const {
+        return context_lens[s] - (query_starts[s + 1] - query_starts[s]);
+    }
     int64_t tiles(int64_t s) const { return (rows(s) + kMaxRows - 1) / kMaxRows; }
 };
 
@@ -42,58 +45,95 @@ struct Problem {
 struct Tile {
     int64_t sequence, kv_head, first;
     int count;
+    int64_t num_keys;  // that the last row sees
 };
 
 // State of MR rows: the sums so far, relative to the largest score so far.
 template <int MR>
 struct State {
-    float queries[kMaxHeadDim][MR];
+    float queries[MR][kMaxHeadDim];
     int64_t positions[MR];
     f32x16 scores[MR][kVectors];
     f32x16 values[MR][kMaxHeadDim / kLanes];
     f32x16 totals[MR];
-    f32x16 maxima, rescale;  // lane r: row r
+    float maxima[kLanes], rescale[kLanes];  // of row r
 };
 
-// scores[r][v] = query r . keys of vector v; keys[v] walks down the dimensions, block_size elements apart.
+// Where 64 keys and their values lie: tiles of 16.
+template <class Number>
+struct Chunk {
+    using Element = typename Number::Element;
+
+    int64_t first_key, num_keys;
+    const Element *keys[kVectors], *values[kVectors];
+
+    Chunk(const Problem& p, const Tile& tile, int64_t first_key)
+        : first_key(first_key), num_keys(std::min(kChunk, tile.num_keys - first_key)) {
+        const int32_t* table = p.block_tables + tile.sequence * p.table_width;
+        for (int v = 0; v < kVectors; ++v) {
+            const int64_t key = first_key + std::min(v, vectors() - 1) * kLanes;
+            const int64_t block = table[key / p.kv.block_size];
+            const int64_t index = p.kv.tile(block, tile.kv_head, key % p.kv.block_size);
+            keys[v] = (const Element*)p.kv.keys + index;
+            values[v] = (const Element*)p.kv.values + index;
+        }
+    }
+
+    int vectors() const { return int((num_keys + kLanes - 1) / kLanes); }
+};
+
+// scores[r][v] = query r . keys of vector v. Meanwhile the keys of the next chunk are fetched.
 template <class Number, int MR, int V>
-void score(State<MR>& state, const typename Number::Element* const* keys, int64_t head_dim,
-           int64_t block_size) {
+void score(State<MR>& state, const Chunk<Number>& chunk, const Chunk<Number>& next,
+           int64_t head_dim) {
+    constexpr int kPair = Number::kPair;
+    const typename Number::Element *keys[V], *ahead[kVectors];
+    for (int v = 0; v < V; ++v) keys[v] = chunk.keys[v];
+    for (int v = 0; v < kVectors; ++v) ahead[v] = next.keys[v];
     f32x16 sums[MR][V] = {};
-    for (int64_t d = 0; d < head_dim; ++d) {
-        f32x16 k[V];
+    const float* queries = state.queries[0];
+    for (int64_t i = 0; i < head_dim * kLanes; i += kLanes * kPair, queries += kPair) {
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) k[v] = Number::load(keys[v] + d * block_size);
+        for (int v = 0; v < kVectors; ++v) prefetch(ahead[v] + i);
+#pragma GCC unroll 2
+        for (int step = 0; step < kPair; ++step) {
+            NIMLITE_LOAD_AGAIN();
+            f32x16 k[V];
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) k[v] = Number::load_step(keys[v] + i, step);
 #pragma GCC unroll 8
-        for (int r = 0; r < MR; ++r)
+            for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 4
-            for (int v = 0; v < V; ++v)
-                sums[r][v] = fma(broadcast(state.queries[d][r]), k[v], sums[r][v]);
+                for (int v = 0; v < V; ++v)
+                    sums[r][v] = fma(broadcast(queries[r * kMaxHeadDim + step]), k[v], sums[r][v]);
+        }
     }
     for (int r = 0; r < MR; ++r)
         for (int v = 0; v < V; ++v) state.scores[r][v] = sums[r][v];
 }
 
 // scores -> e^(score - maximum), masked above each row's position.
-template <int MR>
-void soften(State<MR>& state, int64_t first_key, int vectors) {
+template <int MR, int V>
+void soften(State<MR>& state, int64_t first_key) {
     constexpr i32x16 kIota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    f32x16 maxima = state.maxima;
+    float maxima[kLanes] = {};
     for (int r = 0; r < MR; ++r) {
+        const int32_t position = int32_t(state.positions[r] - first_key);
         f32x16 row = broadcast(-kInfinity);
-        for (int v = 0; v < vectors; ++v) {
-            const i32x16 keys = kIota + int32_t(first_key + v * kLanes);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
             f32x16& scores = state.scores[r][v];
-            scores = keys > int32_t(state.positions[r]) ? broadcast(-kInfinity) : scores;
+            scores = kIota > int32_t(position - v * kLanes) ? broadcast(-kInfinity) : scores;
             row = max(row, scores);
         }
-        maxima[r] = std::max(maxima[r], largest(row));
+        maxima[r] = std::max(state.maxima[r], largest(row));
     }
-    state.rescale = exp(state.maxima - maxima);
-    state.maxima = maxima;
+    store(state.rescale, exp(load<f32x16>(state.maxima) - load<f32x16>(maxima)));
+    memcpy(state.maxima, maxima, sizeof maxima);
     for (int r = 0; r < MR; ++r) {
         f32x16 total = state.totals[r] * state.rescale[r];
-        for (int v = 0; v < vectors; ++v) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
             state.scores[r][v] = exp(state.scores[r][v] - maxima[r]);
             total += state.scores[r][v];
         }
@@ -101,82 +141,104 @@ void soften(State<MR>& state, int64_t first_key, int vectors) {
     }
 }
 
-// values[r][first … first + V] = values * rescale + probabilities . values of `count` keys.
+// sums[r][v] += probability of row r and key j * values[v] of key j, for the keys j and up to kPair - 1 after it.
+template <class Number, int MR, int V, int kSteps>
+NIMLITE_INLINE void weigh_keys(f32x16 (&sums)[MR][V], const float* probabilities,
+                               const typename Number::Element* values) {
+#pragma GCC unroll 2
+    for (int step = 0; step < kSteps; ++step) {
+        NIMLITE_LOAD_AGAIN();
+        f32x16 x[V];
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v)
+            x[v] = Number::load_step(values + v * kLanes * Number::kPair, step);
+#pragma GCC unroll 8
+        for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v)
+                sums[r][v] = fma(broadcast(probabilities[r * kChunk + step]), x[v], sums[r][v]);
+    }
+}
+
+// values[r][first … first + V] = values * rescale + probabilities . values of the chunk. Meanwhile those of the next are fetched.
 template <class Number, int MR, int V>
-void weigh(State<MR>& state, const typename Number::Element* const* blocks, int64_t count,
+void weigh(State<MR>& state, const Chunk<Number>& chunk, const Chunk<Number>& next,
            int64_t head_dim, int64_t first) {
+    constexpr int kPair = Number::kPair;
     f32x16 sums[MR][V];
     for (int r = 0; r < MR; ++r)
         for (int v = 0; v < V; ++v) sums[r][v] = state.values[r][first + v] * state.rescale[r];
-    for (int64_t begin = 0; begin < count; begin += kLanes) {
-        const typename Number::Element* row = blocks[begin / kLanes] + first * kLanes;
-        const float* probabilities = (const float*)&state.scores[0][begin / kLanes];
-        for (int64_t j = 0; j < std::min(count - begin, kLanes); ++j, row += head_dim) {
-            f32x16 x[V];
+    const auto* probabilities = (const float*)state.scores;
+    for (int tile = 0; tile < kVectors; ++tile) {
+        const auto* values = chunk.values[tile] + first * kLanes * kPair;
+        const auto* ahead = next.values[tile] + first * kLanes * kPair;
+        const int64_t count = std::clamp(chunk.num_keys - tile * kLanes, int64_t(0), kLanes);
+        for (int64_t key = 0; key < kLanes; key += kPair, ahead += head_dim * kPair) {
 #pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) x[v] = Number::load(row + v * kLanes);
-#pragma GCC unroll 8
-            for (int r = 0; r < MR; ++r)
-#pragma GCC unroll 4
-                for (int v = 0; v < V; ++v)
-                    sums[r][v] = fma(broadcast(probabilities[r * kChunk + j]), x[v], sums[r][v]);
+            for (int v = 0; v < V; ++v) prefetch(ahead + v * kLanes * kPair);
+            if (key + kPair <= count)
+                weigh_keys<Number, MR, V, kPair>(sums, probabilities, values);
+            else if (key < count)
+                weigh_keys<Number, MR, V, 1>(sums, probabilities, values);
+            values += head_dim * kPair;
+            probabilities += kPair;
         }
     }
     for (int r = 0; r < MR; ++r)
         for (int v = 0; v < V; ++v) state.values[r][first + v] = sums[r][v];
 }
 
+template <class Number, int MR, int V>
+void score_and_soften(State<MR>& state, const Chunk<Number>& chunk, const Chunk<Number>& next,
+                      int64_t head_dim) {
+    score<Number, MR, V>(state, chunk, next, head_dim);
+    soften<MR, V>(state, chunk.first_key);
+}
+
 template <class Number, int MR>
-void run_chunk(State<MR>& state, const Problem& p, const Tile& tile, int64_t first_key,
-               int64_t num_keys) {
-    using Element = typename Number::Element;
-    const KvCache& kv = p.kv;
-    const int64_t size = kv.block_size, dim = kv.head_dim;
-    const int vectors = int((num_keys + kLanes - 1) / kLanes);
-    const Element *keys[kVectors], *values[kVectors];
-    for (int v = 0; v < vectors; ++v) {
-        const int64_t key = first_key + v * kLanes;
-        const int64_t id = p.block_tables[tile.sequence * p.table_width + key / size];
-        const int64_t block = (id * kv.num_kv_heads + tile.kv_head) * dim * size;
-        keys[v] = (const Element*)kv.keys + block + key % size;
-        values[v] = (const Element*)kv.values + block + key % size * dim;
+void run_chunk(State<MR>& state, const Chunk<Number>& chunk, const Chunk<Number>& next,
+               int64_t dim) {
+    switch (chunk.vectors()) {
+        case 1: score_and_soften<Number, MR, 1>(state, chunk, next, dim); break;
+        case 2: score_and_soften<Number, MR, 2>(state, chunk, next, dim); break;
+        case 3: score_and_soften<Number, MR, 3>(state, chunk, next, dim); break;
+        default: score_and_soften<Number, MR, 4>(state, chunk, next, dim);
     }
-    switch (vectors) {
-        case 1: score<Number, MR, 1>(state, keys, dim, size); break;
-        case 2: score<Number, MR, 2>(state, keys, dim, size); break;
-        case 3: score<Number, MR, 3>(state, keys, dim, size); break;
-        default: score<Number, MR, 4>(state, keys, dim, size);
-    }
-    soften(state, first_key, vectors);
     for (int64_t first = 0; first < dim / kLanes; first += kVectors) switch (dim / kLanes - first) {
-            case 1: weigh<Number, MR, 1>(state, values, num_keys, dim, first); break;
-            case 2: weigh<Number, MR, 2>(state, values, num_keys, dim, first); break;
-            case 3: weigh<Number, MR, 3>(state, values, num_keys, dim, first); break;
-            default: weigh<Number, MR, 4>(state, values, num_keys, dim, first);
+            case 1: weigh<Number, MR, 1>(state, chunk, next, dim, first); break;
+            case 2: weigh<Number, MR, 2>(state, chunk, next, dim, first); break;
+            case 3: weigh<Number, MR, 3>(state, chunk, next, dim, first); break;
+            default: weigh<Number, MR, 4>(state, chunk, next, dim, first);
         }
 }
 
 template <class Number, int MR>
-void run_tile(const Problem& p, const Tile& tile) {
+void run_tile(const Problem& p, const Tile& tile, const Tile& next_tile) {
     const int64_t dim = p.kv.head_dim, heads = p.heads_per_group(), s = tile.sequence;
     const int64_t first_token = p.query_starts[s];
-    const int64_t first_position = p.context_lens[s] - (p.query_starts[s + 1] - first_token);
     State<MR> state;
     float* targets[MR];
     for (int r = 0; r < MR; ++r) {
         const int64_t query = (tile.first + r) / heads;
         const int64_t head = tile.kv_head * heads + (tile.first + r) % heads;
         const float* source = p.qkv + (first_token + query) * p.query_width() + head * dim;
-        for (int64_t d = 0; d < dim; ++d) state.queries[d][r] = source[d] * p.scale;
-        for (int64_t v = 0; v < dim / kLanes; ++v) state.values[r][v] = f32x16{};
-        state.positions[r] = first_position + query;
+        for (int64_t v = 0; v < dim / kLanes; ++v) {
+            store(state.queries[r] + v * kLanes, load<f32x16>(source + v * kLanes) * p.scale);
+            state.values[r][v] = f32x16{};
+        }
+        state.positions[r] = p.first_position(s) + query;
         state.totals[r] = f32x16{};
         targets[r] = p.y + ((first_token + query) * p.num_heads + head) * dim;
     }
-    state.maxima = broadcast(-kInfinity);
-    const int64_t end = state.positions[MR - 1] + 1;
-    for (int64_t key = 0; key < end; key += kChunk)
-        run_chunk<Number>(state, p, tile, key, std::min(kChunk, end - key));
+    store(state.maxima, broadcast(-kInfinity));
+    Chunk<Number> chunk(p, tile, 0);
+    for (int64_t key = kChunk;; key += kChunk) {
+        const bool last = key >= tile.num_keys;
+        const Chunk<Number> next = last ? Chunk<Number>(p, next_tile, 0) : Chunk<Number>(p, tile, key);
+        run_chunk<Number>(state, chunk, next, dim);
+        if (last) break;
+        chunk = next;
+    }
     for (int r = 0; r < MR; ++r) {
         const float inverse = 1.0f / sum(state.totals[r]);
         for (int64_t v = 0; v < dim / kLanes; ++v)
@@ -184,27 +246,40 @@ void run_tile(const Problem& p, const Tile& tile) {
     }
 }
 
-using TileKernel = void (*)(const Problem&, const Tile&);
+using TileKernel = void (*)(const Problem&, const Tile&, const Tile&);
 
 template <class Number, size_t... Rows>
 constexpr std::array<TileKernel, sizeof...(Rows)> tile_kernels(std::index_sequence<Rows...>) {
     return {&run_tile<Number, int(Rows) + 1>...};
 }
 
+// Finds the tile of a task. A cursor walks forward: each thread meets its tasks in rising order.
+struct Cursor {
+    const Problem& problem;
+    int64_t sequence = 0, first_task = 0;
+
+    int64_t tasks() const { return problem.tiles(sequence) * problem.kv.num_kv_heads; }
+
+    Tile find(int64_t task) {
+        for (; task - first_task >= tasks(); ++sequence) first_task += tasks();
+        const int64_t tiles = problem.tiles(sequence), rows = problem.rows(sequence);
+        const int64_t kv_head = (task - first_task) / tiles, tile = (task - first_task) % tiles;
+        const int64_t begin = tile * rows / tiles, end = (tile + 1) * rows / tiles;
+        const int64_t position = problem.first_position(sequence) + (end - 1) / problem.heads_per_group();
+        return {sequence, kv_head, begin, int(end - begin), position + 1};
+    }
+};
+
 template <class Number>
 void run(const Problem& p) {
     static constexpr auto kKernels = tile_kernels<Number>(std::make_index_sequence<kMaxRows>());
     int64_t num_tasks = 0;
     for (int64_t s = 0; s < p.sequences; ++s) num_tasks += p.tiles(s) * p.kv.num_kv_heads;
-    int64_t s = 0, first_task = 0;
+    Cursor cursor{p};
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < num_tasks; ++task) {
-        // Each thread meets its tasks in rising order.
-        while (task - first_task >= p.tiles(s) * p.kv.num_kv_heads)
-            first_task += p.tiles(s++) * p.kv.num_kv_heads;
-        const int64_t tiles = p.tiles(s), tile = (task - first_task) % tiles;
-        const int64_t begin = tile * p.rows(s) / tiles, end = (tile + 1) * p.rows(s) / tiles;
-        kKernels[end - begin - 1](p, {s, (task - first_task) / tiles, begin, int(end - begin)});
+        const Tile tile = cursor.find(task);
+        kKernels[tile.count - 1](p, tile, cursor.find(std::min(task + 1, num_tasks - 1)));
     }
 }
 

@@ -9,7 +9,6 @@ from nimlite.kernels.base import Batch, Counts, Forward, KVLayout, Step
 from nimlite.kernels.cpu.graph import Graph
 from nimlite.kernels.cpu.library import Library
 from nimlite.kernels.cpu.op import ACTIVATIONS, KV_TYPES, SCHEMES, Op, OpCode, Rows, RunCounts
-from nimlite.kernels.torch_kernels import allocate_kv
 from nimlite.quant.base import GROUP, PackedWeight
 
 
@@ -21,31 +20,34 @@ class CpuKernels:
         self._num_threads = num_threads
         self._graph: Graph | None = None
 
+    def with_threads(self, num_threads: int) -> "CpuKernels":
+        """The same kernels on another number of threads."""
+        return CpuKernels(self._library, num_threads)
+
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
         assert layout.block_size % 16 == 0 and layout.head_dim % 16 == 0 and layout.head_dim <= 256
-        return allocate_kv(num_layers, layout, torch.device("cpu"))
+        # a head's keys and values of one block lie side by side: fewer, longer reads
+        shape = (num_layers, layout.num_blocks, layout.num_kv_heads, 2)
+        pool = torch.zeros(*shape, layout.block_size * layout.head_dim, dtype=layout.dtype)
+        return pool.permute(0, 3, 1, 2, 4)
 
     def capture(self, forward: Forward, batch: Batch) -> Step:
-        max_tokens, max_rows = len(batch.token_ids_T), len(batch.logit_rows_R)
-        with self.record(max_tokens, max_rows, len(batch.context_lens_S)) as graph:
+        with self.record(batch) as graph:
             logits_RV = forward(batch)
 
         def step(counts: Counts) -> torch.Tensor:
-            graph.replay(
-                num_tokens=counts.num_tokens,
-                num_sequences=counts.num_sequences,
-                num_rows=counts.num_rows,
-            )
+            graph.replay(counts)
             return logits_RV[: counts.num_rows]
 
         return step
 
     @contextmanager
-    def record(self, max_tokens: int, max_rows: int, max_sequences: int) -> Iterator[Graph]:
-        """Within it nothing runs: operations are appended to the graph, and tensors are its buffers."""
+    def record(self, batch: Batch) -> Iterator[Graph]:
+        """Within it nothing runs: operations over the static buffers of `batch` are appended to the
+        graph, and their results are buffers of the graph, for the largest step."""
         assert self._graph is None, "already recording"
-        graph = Graph(self._library, self._num_threads, max_tokens, max_sequences, max_rows)
-        self._graph = graph
+        largest = Counts(len(batch.token_ids_T), len(batch.context_lens_S), len(batch.logit_rows_R))
+        graph = self._graph = Graph(self._library, self._num_threads, largest)
         try:
             yield graph
         finally:
@@ -161,7 +163,6 @@ class CpuKernels:
         num_sequences: int = 0,
     ) -> None:
         """Record the operation, or run it on the rows of `like`."""
-        assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
         if self._graph is not None:
             op = Op.of(code, self._graph.rows_of(like), tensors, sizes, scalar)
             self._graph.append(op, tensors)

@@ -5,7 +5,6 @@ largest step, and behave as in a CUDA graph's pool: one returns to the pool when
 layers share a few.
 """
 
-import ctypes
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable
@@ -49,12 +48,10 @@ class BufferPool:
 class Graph:
     """A recorded list of operations over static buffers."""
 
-    def __init__(
-        self, library: Library, num_threads: int, max_tokens: int, max_sequences: int, max_rows: int
-    ) -> None:
+    def __init__(self, library: Library, num_threads: int, largest: Counts) -> None:
         self._library = library
         self._num_threads = num_threads
-        self._max = Counts(max_tokens, max_sequences, max_rows)
+        self._largest = largest
         self._pool = BufferPool()
         self._recorded: list[Op] = []
         self._ops = (Op * 0)()
@@ -68,8 +65,9 @@ class Graph:
 
     def empty(self, rows: Rows, num_columns: int) -> torch.Tensor:
         """A buffer for the largest step."""
-        largest = self._max.num_tokens if rows is Rows.TOKENS else self._max.num_rows
-        tensor = self._pool.empty(largest, num_columns)
+        largest = self._largest
+        num_rows = largest.num_tokens if rows is Rows.TOKENS else largest.num_rows
+        tensor = self._pool.empty(num_rows, num_columns)
         if rows is Rows.LOGITS:
             self._logit_buffers.add(tensor.data_ptr())
         else:
@@ -89,10 +87,11 @@ class Graph:
         """End the recording."""
         self._ops = (Op * len(self._recorded))(*self._recorded)
 
-    def replay(self, *, num_tokens: int, num_sequences: int, num_rows: int) -> None:
-        """Run the step on what the static buffers hold; results lie in the first rows of the recorded tensors."""
-        assert num_tokens <= self._max.num_tokens
-        assert num_sequences <= self._max.num_sequences
-        assert num_rows <= self._max.num_rows
-        counts = RunCounts(num_tokens, num_sequences, num_rows)
-        self._library.run(self._ops, counts, self._num_threads)
+    def replay(self, counts: Counts) -> None:
+        """Run the step on what the static buffers hold; results lie in the first rows of the
+        recorded tensors."""
+        tokens, sequences, rows = counts.num_tokens, counts.num_sequences, counts.num_rows
+        assert tokens <= self._largest.num_tokens
+        assert sequences <= self._largest.num_sequences
+        assert rows <= self._largest.num_rows
+        self._library.run(self._ops, RunCounts(tokens, sequences, rows), self._num_threads)

@@ -14,7 +14,16 @@ from nimlite.store.lock import file_lock
 SOURCE_DIR = Path(__file__).parent
 COMPILER = "g++"
 NATIVE = ("-march=native",)
-_FLAGS = ("-std=c++20", "-O3", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-w")
+_FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-fopenmp",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fPIC",
+    "-w",
+    "-Wno-psabi",
+)
 
 
 class LibraryUnavailableError(Exception):

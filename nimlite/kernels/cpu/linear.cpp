@@ -8,7 +8,7 @@
 namespace nimlite {
 namespace {
 
-constexpr int kMaxRows = 12;  // sums and integer dots of a block fill the 32 registers
+constexpr int kMaxRows = kRegisters * 3 / 8;  // a sum and an integer dot each, with room for operands
 
 // The split of `rows` into the fewest blocks of at most kMaxRows rows, whose sizes differ by one at most.
 struct Blocks {
@@ -23,12 +23,15 @@ struct Blocks {
     int rows(int64_t block) const { return int(size + (block < larger)); }
 };
 
-void store_row(f32x16 sums, const float* bias, float* y, int64_t width) {
-    if (width == kTile) {
-        store(y, bias ? sums + load<f32x16>(bias) : sums);
-        return;
+// Stores the sums of a block, plus the bias, into `width` <= 16 columns of y.
+void store_block(const f32x16* sums, int rows, const float* bias, float* y, int64_t stride,
+                 int64_t width) {
+    for (int r = 0; r < rows; ++r, y += stride) {
+        if (width == kTile)
+            store(y, bias ? sums[r] + load<f32x16>(bias) : sums[r]);
+        else
+            for (int64_t n = 0; n < width; ++n) y[n] = sums[r][n] + (bias ? bias[n] : 0.0f);
     }
-    for (int64_t n = 0; n < width; ++n) y[n] = sums[n] + (bias ? bias[n] : 0.0f);
 }
 
 template <class Policy, int MR>
@@ -36,10 +39,9 @@ void multiply_block(const char* packed, const Weight& weight, int64_t tile, cons
                     float* y) {
     f32x16 sums[MR] = {};
     Policy::template multiply<MR>(packed, weight, tile, sums);
-    const int64_t n = tile * kTile, width = std::min(kTile, weight.num_rows - n);
-#pragma GCC unroll 16
-    for (int r = 0; r < MR; ++r)
-        store_row(sums[r], bias ? bias + n : nullptr, y + r * weight.num_rows + n, width);
+    const int64_t n = tile * kTile;
+    store_block(sums, MR, bias ? bias + n : nullptr, y + n, weight.num_rows,
+                std::min(kTile, weight.num_rows - n));
 }
 
 using BlockKernel = void (*)(const char*, const Weight&, int64_t, const float*, float*);

@@ -46,12 +46,18 @@ struct Weight {
     int64_t num_rows, num_columns;
 };
 
-// One layer's part of the paged pool: keys [blocks, G, K, block_size], values [blocks, G, block_size, K].
+// One layer's part of the paged pool, [blocks, G, 2, block_size/16, tile]: a head's keys and values of one block lie side by side,
+// each in tiles of 16 tokens. Inside a tile of bf16 keys are [K/2][16][2] and values [8][K][2]; of fp32, [K][16] and [16][K].
 struct KvCache {
     KvType type;
     void* keys;
     void* values;
     int64_t num_kv_heads, head_dim, block_size;
+
+    // Index of the first element of the tile that holds token `offset` of a block.
+    int64_t tile(int64_t block, int64_t head, int64_t offset) const {
+        return ((block * num_kv_heads + head) * 2 * block_size + offset / 16 * 16) * head_dim;
+    }
 };
 
 // Each is called by every thread of the team, and shares its work among them.

@@ -87,19 +87,19 @@ void rotate(float* head, const float* cos_sin, int64_t head_dim) {
     });
 }
 
+// Into the tile of 16 keys that holds the slot: keys [K/pair][16][pair], values [16/pair][K][pair].
 template <class Number>
 void cache_head(const float* key, const float* value, const KvCache& kv, int64_t head,
                 int64_t slot) {
     using Element = typename Number::Element;
-    const int64_t dim = kv.head_dim, size = kv.block_size, offset = slot % size;
-    const int64_t block = (slot / size * kv.num_kv_heads + head) * dim * size;
-    Element* keys = (Element*)kv.keys + block + offset;
-    Element* values = (Element*)kv.values + block + offset * dim;
-    for (int64_t d = 0; d < dim; d += kLanes) {
-        Element lanes[kLanes];
-        Number::store(lanes, load<f32x16>(key + d));
-        for (int64_t i = 0; i < kLanes; ++i) keys[(d + i) * size] = lanes[i];
-        Number::store(values + d, load<f32x16>(value + d));
+    constexpr int64_t kPair = Number::kPair;
+    const int64_t lane = slot % kLanes, dim = kv.head_dim;
+    const int64_t tile = kv.tile(slot / kv.block_size, head, slot % kv.block_size);
+    Element* keys = (Element*)kv.keys + tile + lane * kPair;
+    Element* values = (Element*)kv.values + tile + lane / kPair * dim * kPair + lane % kPair;
+    for (int64_t d = 0; d < dim; ++d) {
+        keys[d / kPair * kLanes * kPair + d % kPair] = Number::from(key[d]);
+        values[d * kPair] = Number::from(value[d]);
     }
 }
 

@@ -20,7 +20,17 @@ typedef uint16_t u16x16 __attribute__((vector_size(32)));
 typedef int8_t i8x16 __attribute__((vector_size(16)));
 typedef uint8_t u8x64 __attribute__((vector_size(64)));
 
+// How many 512-bit vectors the registers hold.
+#if defined(__AVX512F__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 8;
+#endif
+
 #define NIMLITE_INLINE inline __attribute__((always_inline))
+
+// Keeps the compiler from holding what it has loaded in registers that are needed for sums.
+#define NIMLITE_LOAD_AGAIN() asm volatile("" ::: "memory")
 
 template <class Vector>
 NIMLITE_INLINE Vector load(const void* source) {
@@ -33,6 +43,8 @@ template <class Vector>
 NIMLITE_INLINE void store(void* target, Vector vector) {
     memcpy(target, &vector, sizeof vector);
 }
+
+NIMLITE_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
 
 NIMLITE_INLINE f32x16 broadcast(float value) { return value - f32x16{}; }
 NIMLITE_INLINE f32x16 as_floats(i32x16 bits) { return (f32x16)bits; }
@@ -66,14 +78,12 @@ NIMLITE_INLINE i32x16 dot4(i32x16 sums, u8x64 bytes, const int8_t* four) {
 #endif
 }
 
-NIMLITE_INLINE u32x16 widen(u16x16 x) { return __builtin_convertvector(x, u32x16); }
-
-NIMLITE_INLINE f32x16 from_bf16(u16x16 x) { return (f32x16)(widen(x) << 16); }
-
-// Rounded to nearest, ties to even.
-NIMLITE_INLINE u16x16 to_bf16(f32x16 x) {
-    const u32x16 bits = (u32x16)x;
-    return __builtin_convertvector((bits + 0x7FFF + (bits >> 16 & 1)) >> 16, u16x16);
+NIMLITE_INLINE u32x16 widen(u16x16 x) {
+#if defined(__AVX512F__)
+    return (u32x16)_mm512_cvtepu16_epi32((__m256i)x);
+#else
+    return __builtin_convertvector(x, u32x16);
+#endif
 }
 
 // Finite numbers only: scales are never infinite.
@@ -87,26 +97,38 @@ NIMLITE_INLINE f32x16 from_fp16(u16x16 x) {
 #endif
 }
 
-// Element types of weights and of the KV pool.
+// Element types of weights and of the KV pool. The pool keeps the elements of kPair consecutive steps of a dot product side by
+// side: one load of 512 bits brings two vectors of bf16, which a shift and a mask widen.
 struct Fp32 {
     using Element = float;
+    static constexpr int kPair = 1;
+    static NIMLITE_INLINE Element from(float x) { return x; }
     static NIMLITE_INLINE f32x16 load(const Element* p) { return nimlite::load<f32x16>(p); }
-    static NIMLITE_INLINE void store(Element* p, f32x16 x) { nimlite::store(p, x); }
+    static NIMLITE_INLINE f32x16 load_step(const Element* p, int) { return load(p); }
 };
 
 struct Bf16 {
     using Element = uint16_t;
-    static NIMLITE_INLINE f32x16 load(const Element* p) {
-        return from_bf16(nimlite::load<u16x16>(p));
+    static constexpr int kPair = 2;
+    // Rounded to nearest, ties to even.
+    static NIMLITE_INLINE Element from(float x) {
+        uint32_t bits;
+        memcpy(&bits, &x, 4);
+        return Element((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
     }
-    static NIMLITE_INLINE void store(Element* p, f32x16 x) { nimlite::store(p, to_bf16(x)); }
+    static NIMLITE_INLINE f32x16 load(const Element* p) {
+        return (f32x16)(widen(nimlite::load<u16x16>(p)) << 16);
+    }
+    static NIMLITE_INLINE f32x16 load_step(const Element* p, int step) {
+        const u32x16 both = nimlite::load<u32x16>(p);
+        return (f32x16)(step ? both & 0xFFFF0000 : both << 16);
+    }
 };
 
-// To the nearest integer, ties to even; |x| < 2^22. Adding 1.5 * 2^23 leaves the integer in the low bits.
-NIMLITE_INLINE i32x16 round_to_int(f32x16 x) {
-    constexpr float kShift = 12582912.0f;
-    return as_bits(x + kShift) - as_bits(broadcast(kShift));
-}
+// Adding 1.5 * 2^23 to |x| < 2^22 rounds it to the nearest integer, ties to even, and leaves that integer in the low bits.
+constexpr float kRound = 12582912.0f;
+
+NIMLITE_INLINE i32x16 round_to_int(f32x16 x) { return as_bits(x + kRound) - as_bits(broadcast(kRound)); }
 
 NIMLITE_INLINE f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
 NIMLITE_INLINE f32x16 abs(f32x16 x) { return as_floats(as_bits(x) & 0x7FFFFFFF); }
@@ -134,14 +156,13 @@ NIMLITE_INLINE float largest(f32x16 x) {
     return reduce(x, [](f32x16 a, f32x16 b) { return max(a, b); });
 }
 
-// e^x to 2 ulp; exactly 1 at 0 and exactly 0 below the smallest normal number.
-// x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial is Taylor's, of degree 7.
+// e^x to 2 ulp for x <= 88, and e^88 above; exactly 1 at 0, exactly 0 where the result would not be a normal number.
+// x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts; the polynomial is Taylor's, of degree 7.
 NIMLITE_INLINE f32x16 exp(f32x16 x) {
-    constexpr float kLow = -87.33f, kHigh = 88.72f;
-    const f32x16 clamped = max(x > kHigh ? broadcast(kHigh) : x, broadcast(kLow));
-    const i32x16 n = round_to_int(clamped * 1.44269504f);
-    const f32x16 whole = to_float(n);
-    const f32x16 r = fma(whole, broadcast(2.12194440e-4f), fma(whole, broadcast(-0.693359375f), clamped));
+    x = x < 88.0f ? x : broadcast(88.0f);
+    const f32x16 shifted = fma(x, broadcast(1.44269504f), broadcast(kRound));
+    const f32x16 n = shifted - kRound;
+    const f32x16 r = fma(n, broadcast(2.12194440e-4f), fma(n, broadcast(-0.693359375f), x));
     f32x16 y = fma(broadcast(1.0f / 5040), r, broadcast(1.0f / 720));
     y = fma(y, r, broadcast(1.0f / 120));
     y = fma(y, r, broadcast(1.0f / 24));
@@ -149,10 +170,8 @@ NIMLITE_INLINE f32x16 exp(f32x16 x) {
     y = fma(y, r, broadcast(0.5f));
     y = fma(y, r, broadcast(1.0f));
     y = fma(y, r, broadcast(1.0f));
-    // In two steps: 2^n alone overflows at n = 128.
-    const i32x16 half = n >> 1;
-    const f32x16 power = as_floats((half + 127) << 23) * as_floats((n - half + 127) << 23);
-    return x < kLow ? f32x16{} : y * power;
+    const f32x16 scaled = as_floats(as_bits(y) + (as_bits(shifted) << 23));
+    return x > -86.6f ? scaled : f32x16{};
 }
 
 }  // namespace nimlite

@@ -12,8 +12,6 @@ namespace nimlite {
 constexpr int64_t kTile = 16;
 constexpr int64_t kGroup = 32;
 
-NIMLITE_INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 3); }
-
 // fp32 and bf16: weight [N/16, C, 16]; activations [C][MR].
 template <class Number>
 struct DenseWeight {

@@ -1,0 +1,65 @@
+"""Matrix products and embedding rows in C++ against what each scheme defines."""
+
+import pytest
+import torch
+from kernel_cases import random, relative_error
+
+from nimlite.kernels.cpu.cpu_kernels import CpuKernels
+from nimlite.quant import SCHEMES, unpack
+
+ROUNDING = 1e-6
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 12, 13, 29])
+@pytest.mark.parametrize("name", SCHEMES)
+def test_linear_is_the_scheme_s(kernels: CpuKernels, name: str, num_rows: int) -> None:
+    weight = SCHEMES[name].pack(random(100, 96))
+    x_TC, bias_N = random(num_rows, 96, seed=1), random(100, seed=2)
+    expected = SCHEMES[name].linear(x_TC, weight)
+    assert relative_error(kernels.linear(x_TC, weight, None), expected) <= ROUNDING
+    assert relative_error(kernels.linear(x_TC, weight, bias_N), expected + bias_N) <= ROUNDING
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_dense_weights_take_any_number_of_columns(kernels: CpuKernels, name: str) -> None:
+    weight = SCHEMES[name].pack(random(7, 37))
+    x_TC = random(3, 37, seed=1)
+    expected = SCHEMES[name].linear(x_TC, weight)
+    assert relative_error(kernels.linear(x_TC, weight, None), expected) <= ROUNDING
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_rows_of_zeros_and_large_values_are_kept(kernels: CpuKernels, name: str) -> None:
+    weight = SCHEMES[name].pack(random(32, 64))
+    x_TC = random(3, 64, seed=1)
+    x_TC[0] = 0
+    x_TC[1] *= 1e30
+    expected = SCHEMES[name].linear(x_TC, weight)
+    y_TN = kernels.linear(x_TC, weight, None)
+    assert torch.equal(y_TN[0], torch.zeros(32))
+    assert relative_error(y_TN[1] / 1e30, expected[1] / 1e30) <= ROUNDING
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_a_row_depends_on_no_other_row(kernels: CpuKernels, name: str) -> None:
+    weight = SCHEMES[name].pack(random(48, 128))
+    x_TC = random(40, 128, seed=1)
+    alone = [kernels.linear(row, weight, None) for row in x_TC.split(1)]
+    for num_rows in range(1, 41):
+        y_TN = kernels.linear(x_TC[:num_rows], weight, None)
+        assert torch.equal(y_TN, torch.cat(alone[:num_rows]))
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_threads_do_not_change_the_result(kernels: CpuKernels, name: str) -> None:
+    weight = SCHEMES[name].pack(random(80, 96))
+    x_TC = random(26, 96, seed=1)
+    expected = kernels.linear(x_TC, weight, None)
+    assert torch.equal(kernels.with_threads(3).linear(x_TC, weight, None), expected)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_embed_gathers_the_rows_that_unpack_gives(kernels: CpuKernels, name: str) -> None:
+    weight = SCHEMES[name].pack(random(50, 96))
+    ids = torch.tensor([0, 49, 17, 17, 16], dtype=torch.int32)
+    assert torch.equal(kernels.embed(weight, ids), unpack(weight)[ids])
