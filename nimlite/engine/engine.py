@@ -61,7 +61,7 @@ class Engine:
         sampler: Sampler | None = None,
     ) -> None:
         """The profile's `kv_cache_bytes` must be decided. Without a tokenizer prompts are token
-        ids."""
+        ids, and without a sampler the host samples."""
         layout = kv_layout(spec, profile)
         limits = BatchLimits(
             max_tokens=profile.max_num_tokens,
@@ -73,9 +73,8 @@ class Engine:
         self.spec = spec
         self.profile = profile
         self._tokenizer = tokenizer
-        self._runner = Runner(
-            Decoder.load(spec, weights, layout), kernels, layout, limits, HostSampler()
-        )
+        model = Decoder.load(spec, weights, layout)
+        self._runner = Runner(model, kernels, layout, limits, sampler or HostSampler())
         self._in_flight: tuple[StepPlan, Callable[[], StepOutput]] | None = None
         cache = PrefixCache(layout.block_size, enabled=prefix_caching)
         self._scheduler = Scheduler(

@@ -4,9 +4,11 @@ blocks come from and whoever runs beside it, they are the same to the last bit."
 from collections.abc import Callable
 
 import pytest
+import torch
 from fakes.driving import Outcome, drive, request
 from fakes.llama import Llama
 
+from nimlite.engine.device_sampler import DeviceSampler
 from nimlite.engine.engine import Engine
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 from nimlite.kernels.cpu.library import Library
@@ -107,6 +109,17 @@ def test_bit_for_bit_on_the_cpus_own_kernels(
     for name, outcome in found.items():
         assert outcome.token_ids == expected.token_ids, name
         assert outcome.logprobs == expected.logprobs, name
+
+
+def test_bit_for_bit_when_steps_are_launched_ahead(tiny: Llama, kernels: CpuKernels) -> None:
+    def make(**limits: int) -> Engine:
+        return tiny.engine(kernels, sampler=DeviceSampler(64, torch.device("cpu")), **limits)
+
+    expected = whole(lambda: tiny.engine(kernels))
+    for variant in VARIANTS:
+        found = variant(make)
+        assert found.token_ids == expected.token_ids, variant.__name__
+        assert found.logprobs == expected.logprobs, variant.__name__
 
 
 def test_within_rounding_in_torch(tiny: Llama) -> None:
