@@ -1,0 +1,87 @@
+"""activation(gate) * up of a gated MLP; the result as it is or in fp8 rows."""
+
+import torch
+import triton
+import triton.language as tl
+
+from nimlite.kernels.triton.device import Device, await_inputs
+from nimlite.kernels.triton.fp8 import ScaledRows, row_block, store_row
+
+_BLOCK = 2048
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
+
+
+@triton.jit
+def activate(x, ACTIVATION: tl.constexpr):
+    """silu, gelu (erf) or gelu_tanh of fp32 values."""
+    if ACTIVATION == "silu":
+        return x * tl.sigmoid(x)
+    elif ACTIVATION == "gelu":
+        return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    else:
+        # tanh(u) = 2 sigmoid(2 u) - 1
+        return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+
+
+@triton.jit
+def _gated(
+    gate_up_ptr,
+    y_ptr,
+    scale_ptr,
+    row_stride,
+    num_columns,
+    ACTIVATION: tl.constexpr,
+    QUANTIZE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    await_inputs(OVERLAP)
+    row = tl.program_id(0)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = columns < num_columns
+    gate_ptr = gate_up_ptr + row.to(tl.int64) * row_stride + columns
+    gate = tl.load(gate_ptr, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(gate_ptr + num_columns, mask=mask, other=0.0).to(tl.float32)
+    y = activate(gate, ACTIVATION) * up
+    store_row(y, y_ptr, scale_ptr, row, columns, mask, num_columns, QUANTIZE)
+
+
+def gated_activation(gate_up_T2I: torch.Tensor, activation: str, device: Device) -> torch.Tensor:
+    """activation(gate) * up: y_TI in the dtype of its input."""
+    assert activation in ACTIVATIONS, activation
+    num_rows, width = gate_up_T2I.shape
+    y_TI = gate_up_T2I.new_empty((num_rows, width // 2))
+    _gated[(num_rows, triton.cdiv(width // 2, _BLOCK))](
+        gate_up_T2I,
+        y_TI,
+        None,
+        gate_up_T2I.stride(0),
+        width // 2,
+        ACTIVATION=activation,
+        QUANTIZE=False,
+        BLOCK=_BLOCK,
+        OVERLAP=device.overlaps_launches,
+        num_warps=4,
+        **device.launch_options,
+    )
+    return y_TI
+
+
+def gated_activation_fp8(gate_up_T2I: torch.Tensor, activation: str, device: Device) -> ScaledRows:
+    """`gated_activation` rounded to fp8 rows: one program a row, for the row's maximum."""
+    assert activation in ACTIVATIONS, activation
+    num_rows, width = gate_up_T2I.shape
+    y = ScaledRows.empty(num_rows, width // 2, gate_up_T2I.device)
+    _gated[(num_rows, 1)](
+        gate_up_T2I,
+        y.values_TC,
+        y.scale_T1,
+        gate_up_T2I.stride(0),
+        width // 2,
+        ACTIVATION=activation,
+        QUANTIZE=True,
+        **row_block(width // 2),
+        OVERLAP=device.overlaps_launches,
+        **device.launch_options,
+    )
+    return y

@@ -1,0 +1,204 @@
+"""Paged attention of chunks: sequences with several query tokens, after any cached prefix.
+
+A program takes a run of query tokens with all query heads of one key/value head, so keys are read
+once a group. Which sequence a program serves it finds in query_starts; the launch depends on the
+number of tokens alone. FlashAttention-2's loop (Dao, 2023, arXiv:2307.08691).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from nimlite.kernels.base import Batch, KVLayout
+from nimlite.kernels.triton.attention_decode import dot_type
+from nimlite.kernels.triton.device import Device, await_inputs
+from nimlite.kernels.triton.pool import token_rows
+from nimlite.kernels.triton.softmax import accumulate, scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillConfig:
+    """Block shapes: `rows` of queries (tokens * heads of a group) against `tile` keys."""
+
+    rows: int
+    tile: int
+    depth: int
+    """Tiles on their way from memory while one is computed."""
+    num_warps: int
+
+    @classmethod
+    def default(cls, layout: KVLayout, device: Device) -> "PrefillConfig":
+        """As many rows as registers hold the sums of; before 8.0 Triton has no tensor cores."""
+        if device.capability < (8, 0):
+            return cls(rows=32, tile=16, depth=1, num_warps=4)
+        dim = triton.next_power_of_2(layout.head_dim)
+        rows = 128 if dim <= 128 else 64
+        tile = 64 if dim <= 128 else 32
+        tile_bytes = 2 * tile * dim * layout.dtype.itemsize
+        depth = 2
+        while depth > 1 and rows * dim * 2 + (depth + 1) * tile_bytes > device.shared_memory:
+            depth -= 1
+        return cls(rows=rows, tile=tile, depth=depth, num_warps=rows // 16)
+
+
+@triton.jit(do_not_specialize=["num_sequences"])
+def _prefill(
+    q_ptr,
+    kv_ptr,
+    o_ptr,
+    query_starts_ptr,
+    context_lens_ptr,
+    tables_ptr,
+    num_sequences,
+    q_stride,
+    o_stride,
+    table_stride,
+    value_offset,
+    scale,
+    value_scale,
+    soft_cap,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    K: tl.constexpr,
+    K_BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    QUERIES: tl.constexpr,
+    TILE: tl.constexpr,
+    S_BLOCK: tl.constexpr,
+    DOT: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    await_inputs(OVERLAP)
+    program = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    s = tl.arange(0, S_BLOCK)
+    exists = s < num_sequences
+    starts = tl.load(query_starts_ptr + s, mask=exists, other=0)
+    lengths = tl.load(query_starts_ptr + s + 1, mask=exists, other=0) - starts
+    # sequences with one query belong to the decode kernel
+    runs = tl.where(lengths > 1, tl.cdiv(lengths, QUERIES), 0)
+    ends = tl.cumsum(runs, axis=0)
+    if program >= tl.sum(runs, axis=0):
+        return
+    sequence = tl.sum((ends <= program).to(tl.int32), axis=0)
+    # the last run sees most keys: first, so that no long one is left at the end
+    run = tl.sum(tl.where(s == sequence, ends, 0), axis=0) - 1 - program
+    start = tl.load(query_starts_ptr + sequence)
+    length = tl.load(query_starts_ptr + sequence + 1) - start
+    context = tl.load(context_lens_ptr + sequence)
+
+    rows = tl.arange(0, ROWS)
+    columns = tl.arange(0, K_BLOCK)
+    token = run * QUERIES + rows // GROUP
+    row_mask = (rows < QUERIES * GROUP) & (token < length)
+    mask = row_mask[:, None] & (columns < K)[None, :]
+    head_columns = (kv_head * GROUP + rows % GROUP)[:, None] * K + columns[None, :]
+    query = (start + token).to(tl.int64)[:, None]
+    q = tl.load(q_ptr + query * q_stride + head_columns, mask=mask, other=0.0).to(DOT)
+    position = context - length + token
+    first_position = context - length + run * QUERIES
+    last_position = tl.minimum(first_position + QUERIES, context) - 1
+
+    first_tile = tl.maximum(first_position - WINDOW + 1, 0) // TILE if WINDOW > 0 else 0
+    last_tile = last_position // TILE + 1
+    # tiles that every query sees whole
+    whole_tiles = 0 if WINDOW > 0 else (first_position + 1) // TILE
+    table_ptr = tables_ptr + sequence.to(tl.int64) * table_stride
+    maximum = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    acc = tl.zeros((ROWS, K_BLOCK), tl.float32)
+    for tile in range(whole_tiles):
+        first = tile * TILE
+        pool_rows = token_rows(table_ptr, first, kv_head, context, NUM_KV_HEADS, BLOCK_SIZE, TILE)
+        pointers = kv_ptr + pool_rows[:, None] * K + columns[None, :]
+        if K == K_BLOCK:
+            k = tl.load(pointers).to(DOT)
+            v = tl.load(pointers + value_offset).to(DOT)
+        else:
+            k = tl.load(pointers, mask=(columns < K)[None, :], other=0.0).to(DOT)
+            v = tl.load(pointers + value_offset, mask=(columns < K)[None, :], other=0.0).to(DOT)
+        sc = scores(q, k, scale, soft_cap, SOFT_CAP)
+        maximum, total, acc = accumulate(sc, v, maximum, total, acc)
+    for tile in range(tl.maximum(first_tile, whole_tiles), last_tile):
+        first = tile * TILE
+        pool_rows = token_rows(table_ptr, first, kv_head, context, NUM_KV_HEADS, BLOCK_SIZE, TILE)
+        pointers = kv_ptr + pool_rows[:, None] * K + columns[None, :]
+        keys = first + tl.arange(0, TILE)
+        tile_mask = (keys < context)[:, None] & (columns < K)[None, :]
+        k = tl.load(pointers, mask=tile_mask, other=0.0).to(DOT)
+        v = tl.load(pointers + value_offset, mask=tile_mask, other=0.0).to(DOT)
+        sc = scores(q, k, scale, soft_cap, SOFT_CAP)
+        visible = keys[None, :] <= position[:, None]
+        if WINDOW > 0:
+            visible = visible & (keys[None, :] > position[:, None] - WINDOW)
+        sc = tl.where(visible, sc, float("-inf"))
+        maximum, total, acc = accumulate(sc, v, maximum, total, acc)
+
+    o = acc * (value_scale / tl.where(row_mask, total, 1.0))[:, None]
+    tl.store(o_ptr + query * o_stride + head_columns, o.to(o_ptr.dtype.element_ty), mask=mask)
+
+
+def attention_prefill(
+    qkv_TE: torch.Tensor,
+    kv: torch.Tensor,
+    batch: Batch,
+    layout: KVLayout,
+    o_TQ: torch.Tensor,
+    scale: float,
+    config: PrefillConfig,
+    device: Device,
+    *,
+    max_sequences: int,
+    kv_scales: tuple[float, float] = (1.0, 1.0),
+    window: int = 0,
+    soft_cap: float = 0.0,
+) -> None:
+    """Write o_T(H*K) of the sequences with two query tokens or more; other rows stay as they are.
+
+    `window` and `soft_cap` as in `attention_decode`. `max_sequences` (what the batch may grow to)
+    fixes the compiled variant.
+    """
+    dim = layout.head_dim
+    num_tokens, num_sequences = len(qkv_TE), len(batch.context_lens_S)
+    group = o_TQ.shape[1] // dim // layout.num_kv_heads
+    rows = max(config.rows, triton.next_power_of_2(group))
+    queries = rows // group
+    # each such sequence has one token more than its share of num_sequences
+    num_runs = triton.cdiv(num_tokens, queries) + min(num_sequences, num_tokens - num_sequences)
+    _prefill[(num_runs, layout.num_kv_heads)](
+        qkv_TE,
+        kv,
+        o_TQ,
+        batch.query_starts_S1,
+        batch.context_lens_S,
+        batch.block_tables_SB,
+        num_sequences,
+        qkv_TE.stride(0),
+        o_TQ.stride(0),
+        batch.block_tables_SB.stride(0),
+        kv.stride(0),
+        scale * kv_scales[0],
+        kv_scales[1],
+        soft_cap,
+        WINDOW=window,
+        SOFT_CAP=soft_cap > 0,
+        NUM_KV_HEADS=layout.num_kv_heads,
+        GROUP=group,
+        BLOCK_SIZE=layout.block_size,
+        K=dim,
+        K_BLOCK=triton.next_power_of_2(dim),
+        ROWS=rows,
+        QUERIES=queries,
+        TILE=config.tile,
+        S_BLOCK=triton.next_power_of_2(max_sequences),
+        DOT=dot_type(kv.dtype),
+        OVERLAP=device.overlaps_launches,
+        num_warps=config.num_warps,
+        num_stages=2 * config.depth + 1,
+        **device.launch_options,
+    )

@@ -1,0 +1,73 @@
+"""Rows of fp8 e4m3 with one scale a row: what fp8 linears multiply."""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from nimlite.kernels.triton.device import Device, await_inputs
+
+FP8 = torch.float8_e4m3fn
+FP8_MAX = 448.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledRows:
+    """x_TC = values_TC * scale_T1."""
+
+    values_TC: torch.Tensor
+    """fp8 e4m3."""
+    scale_T1: torch.Tensor
+    """fp32."""
+
+    @classmethod
+    def empty(cls, num_rows: int, num_columns: int, device: torch.device) -> "ScaledRows":
+        values = torch.empty((num_rows, num_columns), dtype=FP8, device=device)
+        return cls(values, torch.empty((num_rows, 1), dtype=torch.float32, device=device))
+
+
+@triton.jit
+def store_row(y, y_ptr, scale_ptr, row, columns, mask, num_columns, QUANTIZE: tl.constexpr):
+    """Store one fp32 row, or its fp8 with the scale that maps its absolute maximum to 448."""
+    pointers = y_ptr + row.to(tl.int64) * num_columns + columns
+    if QUANTIZE:
+        absmax = tl.maximum(tl.max(tl.abs(tl.where(mask, y, 0.0)), axis=0), 1e-12)
+        tl.store(scale_ptr + row, absmax / 448.0)
+        y = tl.minimum(tl.maximum(y * (448.0 / absmax), -448.0), 448.0)
+    tl.store(pointers, y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _quantize_rows(
+    x_ptr, y_ptr, scale_ptr, x_stride, num_columns, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
+):
+    await_inputs(OVERLAP)
+    row = tl.program_id(0)
+    columns = tl.arange(0, BLOCK)
+    mask = columns < num_columns
+    x = tl.load(x_ptr + row.to(tl.int64) * x_stride + columns, mask=mask, other=0.0)
+    store_row(x.to(tl.float32), y_ptr, scale_ptr, row, columns, mask, num_columns, True)
+
+
+def quantize_rows(x_TC: torch.Tensor, device: Device) -> ScaledRows:
+    """Round each row to fp8 e4m3 with the scale absmax / 448."""
+    num_rows, num_columns = x_TC.shape
+    y = ScaledRows.empty(num_rows, num_columns, x_TC.device)
+    _quantize_rows[(num_rows,)](
+        x_TC,
+        y.values_TC,
+        y.scale_T1,
+        x_TC.stride(0),
+        num_columns,
+        **row_block(num_columns),
+        OVERLAP=device.overlaps_launches,
+        **device.launch_options,
+    )
+    return y
+
+
+def row_block(num_columns: int) -> dict[str, int]:
+    """Block and warps of a kernel that holds a whole row in registers: about 16 values a thread."""
+    block = triton.next_power_of_2(num_columns)
+    return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 16)}

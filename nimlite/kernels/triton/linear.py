@@ -1,0 +1,260 @@
+"""y = x @ weight.T for few rows of x: decode, where reading the weight is all that costs.
+
+The weight is the left operand of the tensor cores' product, so that its long side fills their rows
+and the few tokens their columns. Several programs may share one tile of outputs, each with a part
+of the columns (split-K); the last to arrive adds the parts up in their order. While the kernel
+before still runs, each program asks the L2 cache for its first weights.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from nimlite.kernels.triton.device import KIB, Device, await_inputs, prefetch
+from nimlite.kernels.triton.fp8 import FP8, ScaledRows
+from nimlite.quant.base import PackedWeight
+
+ROW_BUCKETS = (1, 16, 32, 64, 128, 256)
+"""Rows of x that one compiled variant serves: up to the bucket."""
+_PREFETCH = 1024
+"""Columns of each weight row, where launches overlap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearConfig:
+    """Block shapes and the number of programs that share a tile of outputs."""
+
+    block_n: int
+    block_c: int
+    split: int
+    num_warps: int
+    num_stages: int
+
+    def shared_bytes(self, rows: int, element_bytes: int) -> int:
+        """Shared memory of the loop: tiles of weight and x in flight (one row needs none)."""
+        columns = self.block_n + rows
+        return 0 if rows == 1 else self.num_stages * columns * self.block_c * element_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LinearWorkspace:
+    """Memory for the parts of shared tiles. Launches of one stream may use the same."""
+
+    partial: torch.Tensor
+    """fp32, flat."""
+    arrivals: torch.Tensor
+    """int32, zero between launches."""
+
+    @classmethod
+    def allocate(cls, where: torch.device, num_elements: int = 1 << 22) -> "LinearWorkspace":
+        """`num_elements` bounds split * N * rows over all split products."""
+        return cls(
+            torch.empty(num_elements, dtype=torch.float32, device=where),
+            torch.zeros(1 << 14, dtype=torch.int32, device=where),
+        )
+
+    def fits(self, num_rows: int, num_columns: int, config: LinearConfig) -> bool:
+        tiles = triton.cdiv(num_columns, config.block_n)
+        needed = config.split * tiles * config.block_n * bucket(num_rows)
+        return config.split == 1 or (needed <= len(self.partial) and tiles <= len(self.arrivals))
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _linear(
+    x_ptr,
+    w_ptr,
+    bias_ptr,
+    x_scale_ptr,
+    w_scale_ptr,
+    y_ptr,
+    partial_ptr,
+    arrivals_ptr,
+    num_rows,
+    num_outputs,
+    num_columns,
+    x_stride,
+    ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    EVEN: tl.constexpr,
+    SCALED: tl.constexpr,
+    BIAS: tl.constexpr,
+    PREFETCH: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    tile, part = tl.program_id(0), tl.program_id(1)
+    parts = tl.num_programs(1)
+    n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+    m = tl.arange(0, ROWS)
+    c = tl.arange(0, BLOCK_C)
+    steps = tl.cdiv(num_columns, BLOCK_C)
+    steps_each = tl.cdiv(steps, parts)
+    first = part * steps_each
+    last = tl.minimum(first + steps_each, steps)
+    w_rows = w_ptr + tl.minimum(n, num_outputs - 1).to(tl.int64) * num_columns
+    if OVERLAP and EVEN:
+        # each of 128 threads asks for one piece of one row
+        PIECES: tl.constexpr = 128 // BLOCK_N
+        i = tl.arange(0, BLOCK_N * PIECES)
+        row = tl.minimum(tile * BLOCK_N + i // PIECES, num_outputs - 1).to(tl.int64)
+        begin = first * BLOCK_C + (i % PIECES) * (PREFETCH // PIECES)
+        inside = (begin + PREFETCH // PIECES <= num_columns).to(tl.int32)
+        element_bytes: tl.constexpr = w_ptr.dtype.element_ty.primitive_bitwidth // 8
+        size = inside * (PREFETCH // PIECES) * element_bytes
+        prefetch(w_ptr + row * num_columns + begin * inside, size)
+    await_inputs(OVERLAP)
+
+    if ROWS == 1:
+        wide = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+        for step in range(first, last):
+            columns = step * BLOCK_C + c
+            if EVEN:
+                w = tl.load(w_rows[:, None] + columns[None, :], eviction_policy="evict_first")
+                x = tl.load(x_ptr + columns)
+            else:
+                mask = columns < num_columns
+                w = tl.load(w_rows[:, None] + columns[None, :], mask=mask[None, :], other=0.0)
+                x = tl.load(x_ptr + columns, mask=mask, other=0.0)
+            wide += w.to(tl.float32) * x.to(tl.float32)[None, :]
+        acc = tl.sum(wide, axis=1)[:, None]
+    else:
+        acc = tl.zeros((BLOCK_N, ROWS), tl.float32)
+        x_rows = x_ptr + m.to(tl.int64) * x_stride
+        row_mask = (m < num_rows)[:, None]
+        for step in range(first, last):
+            columns = step * BLOCK_C + c
+            if EVEN:
+                w = tl.load(w_rows[:, None] + columns[None, :], eviction_policy="evict_first")
+                x = tl.load(x_rows[:, None] + columns[None, :], mask=row_mask, other=0.0)
+            else:
+                mask = (columns < num_columns)[None, :]
+                w = tl.load(w_rows[:, None] + columns[None, :], mask=mask, other=0.0)
+                x = tl.load(x_rows[:, None] + columns[None, :], mask=row_mask & mask, other=0.0)
+            if SCALED:
+                # the tensor cores' own fp8 sums have 14 bits: move them to fp32 after each block
+                acc = tl.dot(w, tl.trans(x), acc, max_num_imprecise_acc=BLOCK_C)
+            else:
+                acc = tl.dot(w, tl.trans(x), acc)
+
+    writes = True
+    if parts > 1:
+        outputs = (tile * BLOCK_N + tl.arange(0, BLOCK_N))[:, None] * ROWS + m[None, :]
+        size = tl.num_programs(0) * BLOCK_N * ROWS
+        tl.store(partial_ptr + part * size + outputs, acc)
+        tl.debug_barrier()
+        writes = tl.atomic_add(arrivals_ptr + tile, 1, sem="acq_rel") == parts - 1
+        if writes:
+            tl.store(arrivals_ptr + tile, 0)
+            acc = tl.zeros((BLOCK_N, ROWS), tl.float32)
+            for p in range(parts):
+                # other SMs wrote these: not from this SM's L1
+                acc += tl.load(partial_ptr + p * size + outputs, cache_modifier=".cg")
+    if writes:
+        y = tl.trans(acc)
+        exists = n < num_outputs
+        if SCALED:
+            x_scale = tl.load(x_scale_ptr + m, mask=m < num_rows, other=0.0)
+            y *= x_scale[:, None] * tl.load(w_scale_ptr + n, mask=exists, other=0.0)[None, :]
+        if BIAS:
+            y += tl.load(bias_ptr + n, mask=exists, other=0.0).to(tl.float32)[None, :]
+        y_mask = (m < num_rows)[:, None] & exists[None, :]
+        y_rows = y_ptr + m.to(tl.int64)[:, None] * num_outputs + n[None, :]
+        tl.store(y_rows, y.to(y_ptr.dtype.element_ty), mask=y_mask)
+
+
+def linear(
+    x: torch.Tensor | ScaledRows,
+    weight: PackedWeight,
+    bias_N: torch.Tensor | None,
+    config: LinearConfig,
+    workspace: LinearWorkspace,
+    device: Device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """y_TN in `dtype`, of at most ROW_BUCKETS[-1] rows. Scaled rows go with the scheme fp8_rows."""
+    x_TC, x_scale = (x.values_TC, x.scale_T1) if isinstance(x, ScaledRows) else (x, None)
+    w_NC = weight.tensors["weight"]
+    assert (w_NC.dtype == FP8) == (x_scale is not None) and x_TC.dtype == w_NC.dtype
+    num_rows, num_columns = x_TC.shape
+    rows = bucket(num_rows)
+    y_TN = torch.empty((num_rows, weight.num_rows), dtype=dtype, device=x_TC.device)
+    _linear[(triton.cdiv(weight.num_rows, config.block_n), config.split)](
+        x_TC,
+        w_NC,
+        bias_N,
+        x_scale,
+        weight.tensors.get("scale"),
+        y_TN,
+        workspace.partial,
+        workspace.arrivals,
+        num_rows,
+        weight.num_rows,
+        num_columns,
+        x_TC.stride(0),
+        ROWS=rows,
+        BLOCK_N=config.block_n,
+        BLOCK_C=config.block_c,
+        EVEN=num_columns % config.block_c == 0,
+        SCALED=x_scale is not None,
+        BIAS=bias_N is not None,
+        PREFETCH=_PREFETCH,
+        OVERLAP=device.overlaps_launches,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        **device.launch_options,
+    )
+    return y_TN
+
+
+def bucket(num_rows: int) -> int:
+    """The smallest bucket that holds so many rows."""
+    return next(rows for rows in ROW_BUCKETS if num_rows <= rows)
+
+
+def candidates(
+    num_rows: int, weight: PackedWeight, workspace: LinearWorkspace, device: Device
+) -> list[LinearConfig]:
+    """Configurations worth measuring for so many rows, the likely best first: all SMs busy, and at
+    least two blocks of columns a program."""
+    rows = bucket(num_rows)
+    element_bytes = weight.tensors["weight"].element_size()
+    found = []
+    for block_n, block_bytes, num_warps, num_stages in _SHAPES[rows == 1]:
+        tiles = triton.cdiv(weight.num_rows, block_n)
+        # one row is summed in registers, where fp8 takes as much as bf16
+        block_c = block_bytes // (2 if rows == 1 else element_bytes)
+        for split in (1, 2, 4, 8):
+            config = LinearConfig(
+                block_n=block_n,
+                block_c=block_c,
+                split=split,
+                num_warps=num_warps,
+                num_stages=num_stages,
+            )
+            programs = tiles * split
+            is_busy = split == 1 or device.num_sms // 2 <= programs <= 6 * device.num_sms
+            is_long = split == 1 or weight.num_columns >= 2 * split * block_c
+            fits = config.shared_bytes(rows, element_bytes) <= device.shared_memory - 4 * KIB
+            if is_busy and is_long and fits and workspace.fits(num_rows, weight.num_rows, config):
+                found.append(config)
+    wanted = 3 * device.num_sms
+    return sorted(
+        found, key=lambda c: abs(triton.cdiv(weight.num_rows, c.block_n) * c.split - wanted)
+    )
+
+
+_SHAPES = (
+    # outputs, bytes of columns, warps, stages
+    (
+        (64, 512, 4, 3),
+        (64, 256, 4, 4),
+        (128, 256, 4, 4),
+        (128, 256, 8, 3),
+        (32, 512, 4, 4),
+        (64, 256, 4, 6),
+        (128, 256, 8, 6),
+    ),
+    ((16, 2048, 4, 1), (8, 2048, 4, 1), (4, 2048, 4, 1), (16, 1024, 4, 2), (32, 1024, 8, 1)),
+)

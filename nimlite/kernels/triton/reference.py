@@ -1,0 +1,86 @@
+"""Plain-torch twins of the kernels, in fp32, on this package's layouts of pool and weights."""
+
+import torch
+
+from nimlite.kernels.base import Batch, KVLayout
+from nimlite.kernels.triton.fp8 import FP8, FP8_MAX, ScaledRows
+
+
+def dequantize(rows: ScaledRows) -> torch.Tensor:
+    """The fp32 rows that fp8 rows stand for."""
+    return rows.values_TC.float() * rows.scale_T1
+
+
+def quantize_rows(x_TC: torch.Tensor) -> ScaledRows:
+    """Each row in fp8 e4m3 with the scale absmax / 448."""
+    x_TC = x_TC.float()
+    scale_T1 = x_TC.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / FP8_MAX
+    return ScaledRows((x_TC / scale_T1).to(FP8), scale_T1)
+
+
+def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+    """In fp32."""
+    x_TD = x_TD.float()
+    return x_TD * torch.rsqrt(x_TD.square().mean(-1, keepdim=True) + eps) * weight_D.float()
+
+
+def rope(x_THK: torch.Tensor, positions_T: torch.Tensor, cos_sin_PK: torch.Tensor) -> torch.Tensor:
+    """The first dimensions of each head turned, as many as `cos_sin_PK` is wide; in fp32."""
+    rotary = cos_sin_PK.shape[1]
+    x_THK = x_THK.float()
+    cos, sin = cos_sin_PK[positions_T.long()].float().unsqueeze(1).chunk(2, dim=-1)
+    first, second = x_THK[..., :rotary].chunk(2, dim=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin, x_THK[..., rotary:])
+    return torch.cat(turned, dim=-1)
+
+
+def write_kv(
+    kv: torch.Tensor,
+    key_TGK: torch.Tensor,
+    value_TGK: torch.Tensor,
+    slots_T: torch.Tensor,
+    layout: KVLayout,
+) -> None:
+    """Write keys and values to kv[2, blocks, G, block_size, K]; slots of -1 are left out."""
+    kept = slots_T >= 0
+    slots = slots_T[kept].long()
+    block, offset = slots // layout.block_size, slots % layout.block_size
+    kv[0][block, :, offset] = key_TGK[kept].to(layout.dtype)
+    kv[1][block, :, offset] = value_TGK[kept].to(layout.dtype)
+
+
+def attention(
+    qkv_TE: torch.Tensor,
+    kv: torch.Tensor,
+    batch: Batch,
+    layout: KVLayout,
+    num_heads: int,
+    scale: float,
+    *,
+    kv_scales: tuple[float, float] = (1.0, 1.0),
+    window: int = 0,
+    soft_cap: float = 0.0,
+) -> torch.Tensor:
+    """o_T(H*K) in fp32: the softmax written out. Rows of sequences without a context are zero."""
+    group = num_heads // layout.num_kv_heads
+    q_THK = qkv_TE[:, : num_heads * layout.head_dim].float().unflatten(-1, (num_heads, -1))
+    o_THK = torch.zeros_like(q_THK)
+    starts = batch.query_starts_S1.tolist()
+    for s, context in enumerate(batch.context_lens_S.tolist()):
+        queries = slice(starts[s], starts[s + 1])
+        table = batch.block_tables_SB[s, : -(-context // layout.block_size)].long()
+        k, v = (
+            kv[i][table].transpose(0, 1).flatten(1, 2)[:, :context].float() * kv_scales[i]
+            for i in range(2)
+        )
+        k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
+        score = torch.einsum("qhk,hck->hqc", q_THK[queries], k) * scale
+        if soft_cap:
+            score = soft_cap * torch.tanh(score / soft_cap)
+        last = torch.arange(context - score.shape[1], context, device=kv.device).unsqueeze(1)
+        token = torch.arange(context, device=kv.device)
+        hidden = (token > last) | (token <= last - window if window else token < 0)
+        if context:
+            weights = score.masked_fill(hidden, -torch.inf).softmax(-1)
+            o_THK[queries] = torch.einsum("hqc,hck->qhk", weights, v)
+    return o_THK.flatten(1)

@@ -1,0 +1,97 @@
+import pytest
+import torch
+from torch.nn import functional
+from triton_cases import DEVICE, DTYPE, TOLERANCE, pool, random, relative_error, step
+
+from nimlite.kernels.base import KVLayout
+from nimlite.kernels.triton import activation, embed, fp8, norm, reference, rope
+from nimlite.kernels.triton.fp8 import FP8, ScaledRows
+
+# the interpreter loses the carry where a value rounds up to the next power of two
+FP8_TOLERANCE = 4e-2 if torch.cuda.is_available() else 1e-1
+
+
+def same_rows(rows: ScaledRows, expected: torch.Tensor) -> bool:
+    """Both the rounding to fp8 and its scale are near."""
+    assert rows.values_TC.dtype == FP8
+    scale = reference.quantize_rows(expected).scale_T1
+    near = relative_error(reference.dequantize(rows), expected) < FP8_TOLERANCE
+    return near and relative_error(rows.scale_T1, scale) < TOLERANCE
+
+
+def test_quantize_rows() -> None:
+    x = random(5, 576) * torch.tensor([[1e-3], [1.0], [30.0], [0.0], [1.0]]).to(random(1))
+    rows = fp8.quantize_rows(x, DEVICE)
+    assert relative_error(reference.dequantize(rows), x) < FP8_TOLERANCE
+    assert relative_error(rows.scale_T1, reference.quantize_rows(x).scale_T1) < 1e-6
+
+
+@pytest.mark.parametrize("columns", [576, 1024])
+def test_rms_norm(columns: int) -> None:
+    x, weight = random(3, columns), random(columns, dtype=torch.float32, seed=1)
+    expected = reference.rms_norm(x, weight, 1e-5)
+    assert relative_error(norm.rms_norm(x, weight, 1e-5, DEVICE), expected) < TOLERANCE
+    assert same_rows(norm.rms_norm_fp8(x, weight, 1e-5, DEVICE), expected)
+
+
+@pytest.mark.parametrize("residual_dtype", [DTYPE, torch.float32])
+def test_add_rms_norm_updates_the_residual(residual_dtype: torch.dtype) -> None:
+    x, weight = random(3, 576), random(576, seed=1)
+    residual = random(3, 576, dtype=residual_dtype, seed=2)
+    quantized_residual = residual.clone()
+    total = (x.float() + residual.float()).to(residual_dtype)
+    expected = reference.rms_norm(total, weight, 1e-5)
+    y = norm.add_rms_norm(x, residual, weight, 1e-5, DEVICE)
+    assert relative_error(y, expected) < TOLERANCE
+    rows = norm.add_rms_norm_fp8(x, quantized_residual, weight, 1e-5, DEVICE)
+    assert same_rows(rows, expected)
+    assert relative_error(residual, total) < TOLERANCE
+    assert torch.equal(residual, quantized_residual)
+
+
+@pytest.mark.parametrize("name", activation.ACTIVATIONS)
+def test_gated_activation(name: str) -> None:
+    gate_up = random(3, 2 * 2500)
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    functions = {
+        "silu": functional.silu(gate),
+        "gelu": functional.gelu(gate),
+        "gelu_tanh": functional.gelu(gate, approximate="tanh"),
+    }
+    expected = functions[name] * up
+    y = activation.gated_activation(gate_up, name, DEVICE)
+    assert relative_error(y, expected) < TOLERANCE
+    assert same_rows(activation.gated_activation_fp8(gate_up, name, DEVICE), expected)
+
+
+@pytest.mark.parametrize(("dim", "rotary"), [(64, 64), (80, 32), (96, 96)])
+@pytest.mark.parametrize("kv_dtype", [DTYPE, FP8])
+def test_rope_and_cache(dim: int, rotary: int, kv_dtype: torch.dtype) -> None:
+    batch, num_blocks = step([(1, 9), (1, 0), (5, 20), (1, 33)], 16)
+    layout = KVLayout(num_blocks, 16, 2, dim, kv_dtype)
+    kv = pool(layout)
+    expected_kv = kv.clone()
+    cos_sin = random(64, rotary, dtype=torch.float32, seed=3)
+    scales = (0.5, 2.0) if kv_dtype == FP8 else (1.0, 1.0)
+    qkv = random(8, (6 + 4) * dim)
+    q, k, v = qkv.unflatten(-1, (10, dim)).split([6, 2, 2], dim=1)
+    expected_q = reference.rope(q, batch.positions_T, cos_sin)
+    keys = reference.rope(k, batch.positions_T, cos_sin) / scales[0]
+    reference.write_kv(expected_kv, keys, v.float() / scales[1], batch.slots_T, layout)
+    rope.rope_and_cache(qkv, cos_sin, kv, batch, layout, DEVICE, scales)
+    assert relative_error(qkv.unflatten(-1, (10, dim))[:, :6], expected_q) < TOLERANCE
+    tolerance = FP8_TOLERANCE if kv_dtype == FP8 else TOLERANCE
+    assert relative_error(kv, expected_kv) < tolerance
+
+
+def test_embedding_and_first_norm() -> None:
+    table, weight = random(50, 576), random(576, seed=1)
+    ids = torch.tensor([3, 49, 0, 3], dtype=torch.int32, device=table.device)
+    expected = reference.rms_norm(table[ids.long()], weight, 1e-5)
+    assert torch.equal(embed.embed(table, ids, DEVICE), table[ids.long()])
+    x, y = embed.embed_rms_norm(table, ids, weight, 1e-5, DEVICE)
+    assert torch.equal(x, table[ids.long()])
+    assert relative_error(y, expected) < TOLERANCE
+    x, rows = embed.embed_rms_norm_fp8(table, ids, weight, 1e-5, DEVICE)
+    assert torch.equal(x, table[ids.long()])
+    assert same_rows(rows, expected)

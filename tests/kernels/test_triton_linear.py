@@ -1,0 +1,71 @@
+import pytest
+import torch
+from triton_cases import DEVICE, DTYPE, TOLERANCE, WHERE, random, relative_error
+
+from nimlite.kernels.triton import reference
+from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace, candidates, linear
+from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS
+
+DENSE = BF16_ROWS if torch.bfloat16 == DTYPE else FP16_ROWS
+
+
+def config(block_n: int = 32, block_c: int = 64, split: int = 1) -> LinearConfig:
+    return LinearConfig(block_n=block_n, block_c=block_c, split=split, num_warps=4, num_stages=2)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16, 33])
+@pytest.mark.parametrize("split", [1, 3])
+def test_rows_of_16_bits(rows: int, split: int) -> None:
+    weight = DENSE.pack(random(72, 576, seed=1))
+    x, bias = random(rows, 576, seed=2), random(72, seed=3)
+    workspace = LinearWorkspace.allocate(WHERE)
+    expected = DENSE.linear(x, weight) + bias.float()
+    for _ in range(2):
+        y = linear(x, weight, bias, config(split=split), workspace, DEVICE, DTYPE)
+        assert relative_error(y, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("split", [1, 2])
+def test_rows_of_fp8(rows: int, split: int) -> None:
+    weight = FP8_ROWS.pack(random(40, 256, seed=1))
+    x = reference.quantize_rows(random(rows, 256, seed=2))
+    workspace = LinearWorkspace.allocate(WHERE)
+    y = linear(x, weight, None, config(split=split), workspace, DEVICE, DTYPE)
+    expected = reference.dequantize(x) @ FP8_ROWS.unpack(weight).T
+    assert relative_error(y, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_columns_that_fill_no_block(rows: int) -> None:
+    weight = DENSE.pack(random(48, 200, seed=1))
+    x = random(rows, 200, seed=2)
+    workspace = LinearWorkspace.allocate(WHERE)
+    y = linear(x, weight, None, config(split=2), workspace, DEVICE, torch.float32)
+    assert relative_error(y, DENSE.linear(x, weight)) < TOLERANCE
+
+
+def test_rows_of_a_wider_tensor() -> None:
+    weight = DENSE.pack(random(48, 128, seed=1))
+    x = random(4, 256, seed=2)[:, :128]
+    workspace = LinearWorkspace.allocate(WHERE)
+    y = linear(x, weight, None, config(), workspace, DEVICE, DTYPE)
+    assert relative_error(y, DENSE.linear(x, weight)) < TOLERANCE
+
+
+@pytest.mark.parametrize("scheme", [DENSE, FP8_ROWS])
+def test_schemes_unpack_what_they_packed(scheme: object) -> None:
+    weight = random(24, 64, dtype=torch.float32)
+    tolerance = 4e-2 if scheme is FP8_ROWS else 5e-3
+    assert relative_error(scheme.unpack(scheme.pack(weight)), weight) < tolerance
+
+
+@pytest.mark.parametrize("rows", [1, 8, 64])
+def test_candidates_hold_to_the_limits_of_the_device(rows: int) -> None:
+    weight = DENSE.pack(random(512, 1024, seed=1))
+    workspace = LinearWorkspace.allocate(WHERE)
+    found = candidates(rows, weight, workspace, DEVICE)
+    assert found
+    for one in found:
+        assert one.shared_bytes(rows, 2) < DEVICE.shared_memory
+        assert one.split == 1 or 2 * one.split * one.block_c <= 1024
