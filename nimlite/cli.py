@@ -15,6 +15,7 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 
 from nimlite import startup
+from nimlite.bench.cli import app as bench_app
 from nimlite.errors import NimliteError
 from nimlite.observe.bars import LineProgress, console_progress
 from nimlite.observe.logs import setup_logging
@@ -33,6 +34,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench_app, name="bench")
 _log = logging.getLogger(__name__)
 
 ModelArgument = Annotated[

@@ -12,12 +12,13 @@
     ├── ArtifactError                   the outside world: downloads, disks
     │   ├── DownloadError
     │   └── ChecksumError               a file whose digest is not the one expected
-    └── EngineError                     the engine
-        ├── BuildError
-        ├── SelfTestError               built, but its output is not the reference's
-        ├── NotReadyError               503: still starting, or draining
-        ├── OverloadedError             429
-        └── EngineDeadError             the engine loop ended; its requests end with this
+    ├── EngineError                     the engine
+    │   ├── BuildError
+    │   ├── SelfTestError               built, but its output is not the reference's
+    │   ├── NotReadyError               503: still starting, or draining
+    │   ├── OverloadedError             429
+    │   └── EngineDeadError             the engine loop ended; its requests end with this
+    └── BenchmarkError                  a system under test that gives no figure
 
 Each class knows its process exit code, its HTTP status and its OpenAI error type, so that the two
 edges of the process (the command line and the HTTP app) translate without a table of their own.
@@ -134,3 +135,7 @@ class EngineDeadError(EngineError):
     status = 503
     type = "service_unavailable"
     code = "engine_dead"
+
+
+class BenchmarkError(NimliteError):
+    """A system under test that did not start, or did not answer as it was asked to."""

@@ -1,0 +1,63 @@
+"""`nimlite bench`: the commands. Nothing of torch is imported before one of them runs."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Measure nimlite, beside its peers.", no_args_is_help=True)
+
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="Also write the results here, as JSON lines.")
+]
+
+
+@app.command()
+def cpu(
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each; the best counts.")] = 3,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only these systems, such as nimlite/int4; repeatable.")
+    ] = None,
+    gguf: Annotated[
+        list[Path] | None, typer.Option(help="One more file for llama-server; repeatable.")
+    ] = None,
+    json: JsonOption = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Rewrite the results in this page (docs/performance.md).")
+    ] = None,
+) -> None:
+    """Nimlite, transformers and the peers on PATH serve the embedded model on this processor."""
+    from rich.console import Console
+
+    from nimlite.bench.cpu import CpuBench
+    from nimlite.bench.peers import missing_peers
+    from nimlite.bench.report import markdown, print_report, write_section
+    from nimlite.observe.bars import console_progress
+    from nimlite.settings import read_settings
+    from nimlite.store.cache import Store
+
+    console = Console()
+    for peer in missing_peers():
+        console.print(f"{peer}: skipped, it is not on PATH")
+    settings = read_settings(os.environ, {})
+    bench = CpuBench(
+        store=Store(settings.cache_path, offline=settings.offline),
+        progress=console_progress(Console(stderr=True)),
+        say=lambda line: console.print(line, highlight=False),
+        repeats=repeats,
+        only=tuple(only or ()),
+        gguf_files=tuple(gguf or ()),
+    )
+    report = bench.run()
+    print_report(report, console)
+    if json:
+        json.write_text(report.json_lines(), encoding="utf-8")
+    if write:
+        write_section(write, "cpu", markdown(report))
+
+
+@app.command()
+def perplexity(json: JsonOption = None) -> None:
+    """What each precision of the embedded model loses against fp32."""
+    cpu(only=["perplexity"], json=json)
