@@ -18,11 +18,9 @@ NUM_OUTPUTS = 64
 
 
 @pytest.fixture(scope="module")
-def prompts(smollm2: Llama, tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+def prompts(smollm2: Llama) -> list[list[int]]:
     """Beginnings of a different prose each."""
-    directory = tmp_path_factory.mktemp("tokenizer")
-    smollm2.checkpoint.save_tokenizer(directory)
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(smollm2.tokenizer_directory / "tokenizer.json"))
     data = sorted(
         (Path(str(file)) for file in resources.files("nimlite.build").joinpath("data").iterdir()),
         key=lambda file: file.name,

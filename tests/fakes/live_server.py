@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from typing import TypeVar
 
 from nimlite.server.serve import DrainingServer
 from nimlite.server.state import ServerState
@@ -33,10 +34,19 @@ class LiveServer(DrainingServer):
         return f"http://127.0.0.1:{self.port}"
 
 
+S = TypeVar("S", bound=LiveServer)
+
+
 @contextlib.contextmanager
 def live_server(state: ServerState) -> Iterator[LiveServer]:
     """Runs until the block is left; `state.config` should ask for port 0."""
-    server = LiveServer(state)
+    with running(LiveServer(state)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running(server: S) -> Iterator[S]:
+    """The server in its thread until the block is left."""
     server.thread.start()
     try:
         assert server.listening.wait(_PATIENCE_S), "the server did not start"

@@ -47,7 +47,7 @@ class Llama:
 
     checkpoint: Checkpoint
     directory: Path
-    """Where converted weights go."""
+    """Where converted weights and tokenizer files go."""
 
     @cached_property
     def spec(self) -> ModelSpec:
@@ -67,6 +67,13 @@ class Llama:
     def reference_logits(self, token_ids: Sequence[int]) -> torch.Tensor:
         """transformers' logits_TV."""
         return self.reference(torch.tensor([list(token_ids)])).logits[0]
+
+    @cached_property
+    def tokenizer_directory(self) -> Path:
+        directory = self.directory / "tokenizer"
+        directory.mkdir(parents=True)
+        self.checkpoint.save_tokenizer(directory)
+        return directory
 
     @cache  # noqa: B019 - as long as the session
     def weights(self, precision: Precision) -> Weights:
