@@ -102,15 +102,15 @@ def test_draws_follow_the_distribution(sampler, filters):
 
 
 @pytest.mark.parametrize("temperature", [1e-5, 1e-30, 1e-46])
-def test_a_temperature_near_zero_takes_the_most_likely_token(temperature):
+def test_a_temperature_near_zero_takes_the_most_likely_token(sampler, temperature):
     logits = random_logits()[0]
-    assert choose(logits, row(temperature=temperature)) == int(logits.argmax())
+    assert choose(sampler, logits, row(temperature=temperature)) == int(logits.argmax())
 
 
-def test_penalties_of_outputs_do_nothing_before_the_first():
+def test_penalties_of_outputs_do_nothing_before_the_first(sampler):
     logits = random_logits()[0]
     first = row(tokens=(1, 2), prompt=2, frequency_penalty=2.0, presence_penalty=2.0, temperature=0)
-    assert choose(logits, first) == int(logits.argmax())
+    assert choose(sampler, logits, first) == int(logits.argmax())
 
 
 def test_a_row_does_not_depend_on_its_neighbours(sampler):
