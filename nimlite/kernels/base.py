@@ -1,11 +1,11 @@
-"""What the layers ask of a device: the operations of a decoder, over packed tokens and a paged KV pool.
+"""What the layers ask of a device: a decoder's operations over packed tokens and a paged KV pool.
 
 Shapes, here and in every kernel:
-    T tokens of the step (all sequences packed)     D hidden size          E fused QKV width (H + 2G heads)
-    S sequences in the step                         H query heads          G key/value heads
-    R rows whose logits are wanted                  K head dimension       I MLP inner size
-    B blocks in a sequence's table                  N, C output and input features of a linear
-Implementations: `torch_kernels.py` (the plain-torch twin, right everywhere), `cpu/` (C++), later Triton.
+    T tokens of the step (all packed)    D hidden size       E fused QKV width (H + 2G heads)
+    S sequences in the step              H query heads       G key/value heads
+    R rows whose logits are wanted       K head dimension    I MLP inner size
+    B blocks in a sequence's table       N, C output and input features of a linear
+Implementations: `torch_kernels.py` (plain torch, right everywhere), `cpu/` (C++), `triton/` (GPUs).
 """
 
 from collections.abc import Callable
@@ -19,7 +19,8 @@ from nimlite.quant.base import PackedWeight
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step as flat tensors (int32). Under a recorded graph they are static buffers, used up to the counts."""
+    """One step as flat tensors (int32). Under a recorded graph they are static buffers, used up to
+    the counts."""
 
     token_ids_T: torch.Tensor
     positions_T: torch.Tensor
@@ -46,7 +47,7 @@ class Counts:
 Forward = Callable[[Batch], torch.Tensor]
 """A model bound to its weights and its KV pool: logits of the batch's rows."""
 Step = Callable[[Counts], torch.Tensor]
-"""Runs the captured forward on what the static buffers now hold: logits_RV, valid until the next call."""
+"""Runs the captured forward on the static buffers: logits_RV, valid until the next call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,15 @@ class Kernels(Protocol):
     """The operations. Activations are fp32 on the CPU; on a GPU they have the profile's dtype."""
 
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
-        """The whole pool, [layers, 2, blocks, G, …]: the inner layout belongs to the implementation.
-        Index [l, 0] holds keys, [l, 1] values; every block is contiguous in each of them."""
+        """The whole pool, [layers, 2, blocks, G, …]: strides and inner layout belong to the
+        implementation. Index [l, 0] holds keys, [l, 1] values; [:, :, b] is all of block b.
+
+        Raises ModelError for a shape that the device's attention can't do."""
 
     def capture(self, forward: Forward, batch: Batch) -> Step:
-        """Prepare `forward` to run again and again over the static buffers of `batch`, with the least overhead that the device
-        allows: recorded once and replayed where it can be. The weights and the pool must outlive the step."""
+        """Prepare `forward` to run again and again over the static buffers of `batch`, with the
+        least overhead that the device allows: recorded once and replayed where it can be. The
+        weights and the pool must outlive the step."""
 
     def embed(self, weight: PackedWeight, token_ids_T: torch.Tensor) -> torch.Tensor:
         """Rows of the embedding: x_TD."""
@@ -95,8 +99,9 @@ class Kernels(Protocol):
         batch: Batch,
         layout: KVLayout,
     ) -> None:
-        """Rotate the queries and keys of qkv in place (half-split convention; row p of cos_sin holds K/2 cosines, then K/2 sines) and
-        write keys and values to the pool of this layer, kv[2, blocks, …]."""
+        """Rotate the queries and keys of qkv in place (half-split convention; row p of cos_sin
+        holds K/2 cosines, then K/2 sines) and write keys and values to the pool of this layer,
+        kv[2, blocks, …]."""
 
     def attention(
         self,

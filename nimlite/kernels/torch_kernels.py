@@ -5,7 +5,7 @@ from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from nimlite import quant
 from nimlite.kernels.base import Batch, Counts, Forward, KVLayout, Step
@@ -19,14 +19,15 @@ ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class TorchKernels:
-    """`Kernels` in torch's own operations. Weights are unpacked once, at the first use, and kept."""
+    """`Kernels` in torch's own operations. Weights are unpacked at the first use, and kept."""
 
     def __init__(
         self,
         device: torch.device | str = "cpu",
         weight_dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`weight_dtype`: what weights are unpacked to and multiplied in (bf16 halves the memory and doubles the speed)."""
+        """`weight_dtype`: what weights are unpacked to and multiplied in (bf16 halves the memory
+        and doubles the speed)."""
         self._device = torch.device(device)
         self._weight_dtype = weight_dtype
         self._unpacked: WeakKeyDictionary[PackedWeight, torch.Tensor] = WeakKeyDictionary()
@@ -66,7 +67,7 @@ class TorchKernels:
         batch: Batch,
         layout: KVLayout,
     ) -> None:
-        heads = qkv_TE.unflatten(-1, (-1, layout.head_dim))
+        heads = qkv_TE.view(len(qkv_TE), -1, layout.head_dim)
         rotated = heads[:, : -layout.num_kv_heads]
         cos, sin = cos_sin_PK[batch.positions_T.long()].unsqueeze(1).chunk(2, dim=-1)
         first, second = rotated.chunk(2, dim=-1)
@@ -87,7 +88,7 @@ class TorchKernels:
         num_heads: int,
         scale: float,
     ) -> torch.Tensor:
-        q_THK = qkv_TE[:, : num_heads * layout.head_dim].unflatten(-1, (num_heads, -1))
+        q_THK = qkv_TE.view(len(qkv_TE), -1, layout.head_dim)[:, :num_heads]
         o_THK = torch.empty_like(q_THK, memory_format=torch.contiguous_format)
         starts = batch.query_starts_S1.tolist()
         for s, context in enumerate(batch.context_lens_S.tolist()):

@@ -1,4 +1,4 @@
-"""Weight formats: one module a scheme, each a pair convert/apply (`pack`, `unpack`) and its plain-torch linear."""
+"""Weight formats: each a pair convert/apply (`pack`, `unpack`) and its plain-torch linear."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -7,7 +7,8 @@ from typing import Protocol
 import torch
 
 TILE = 16
-"""Output features in a tile: one 512-bit register of fp32. Rows are padded with zeros to whole tiles."""
+"""Output features in a tile: one 512-bit register of fp32. Rows are padded with zeros to whole
+tiles."""
 GROUP = 32
 """Input features that share one scale."""
 
@@ -26,8 +27,8 @@ class PackedWeight:
     tensors: Mapping[str, torch.Tensor]
     """fp32, bf16: weight [N/16, C, 16].
     int8: weight uint8 [N/16, C/32, 8, 16, 4] (value + 128), scale fp16 [N/16, C/32, 16].
-    int4: weight uint8 [N/16, C/32, 4, 16, 4] (low nibble: columns 8p+0..3, high nibble: 8p+4..7), scale and minimum fp16
-    [N/16, C/32, 16]; value = q * scale + minimum."""
+    int4: weight uint8 [N/16, C/32, 4, 16, 4] (low nibble: columns 8p+0..3, high nibble: 8p+4..7),
+    scale and minimum fp16 [N/16, C/32, 16]; value = q * scale + minimum."""
 
     @property
     def num_tiles(self) -> int:
@@ -35,10 +36,16 @@ class PackedWeight:
 
 
 class Scheme(Protocol):
-    """A weight format. `pack` and `unpack` are the pair convert/apply; `linear` defines the arithmetic of its kernels."""
+    """A weight format. `pack` and `unpack` are the pair convert/apply; `linear` defines the
+    arithmetic of its kernels."""
 
-    name: str
-    columns_multiple_of: int
+    @property
+    def name(self) -> str:
+        """Its key in `SCHEMES`."""
+
+    @property
+    def columns_multiple_of(self) -> int:
+        """What the number of columns must be divisible by."""
 
     def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
         """Round an fp32 weight to the format and lay it out in tiles."""
@@ -47,7 +54,8 @@ class Scheme(Protocol):
         """The fp32 weight [N, C] that the packed one stands for."""
 
     def linear(self, x_TC: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
-        """y_TN in fp32, rounding the activations as the kernels do: the reference they are tested against."""
+        """y_TN in fp32, rounding the activations as the kernels do: the reference they are tested
+        against."""
 
 
 def to_tiles(weight_NC: torch.Tensor) -> torch.Tensor:

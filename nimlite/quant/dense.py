@@ -9,7 +9,7 @@ from nimlite.quant.base import PackedWeight, from_tiles, to_tiles
 
 @dataclass(frozen=True, slots=True)
 class DenseScheme:
-    """Plain numbers: activations and sums stay in fp32, the weights are widened as they are read."""
+    """Plain numbers: activations and sums are fp32, the weights are widened as they are read."""
 
     name: str
     dtype: torch.dtype
@@ -17,8 +17,9 @@ class DenseScheme:
 
     def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
         """weight [N/16, C, 16]."""
+        num_rows, num_columns = weight_NC.shape
         tiles = to_tiles(weight_NC.to(self.dtype)).transpose(1, 2).contiguous()
-        return PackedWeight(self.name, *weight_NC.shape, {"weight": tiles})
+        return PackedWeight(self.name, num_rows, num_columns, {"weight": tiles})
 
     def unpack(self, weight: PackedWeight) -> torch.Tensor:
         tiles = weight.tensors["weight"].transpose(1, 2)

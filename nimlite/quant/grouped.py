@@ -1,7 +1,8 @@
 """int8 and int4 weights in groups of 32 input features, multiplied in integers.
 
-The grids are those of GGUF's Q8_0 and Q4_1 (fp16 scale, and minimum), so that a model that comes from such a file keeps its exact
-weights. Activations are rounded too, to int8 in the same groups, which is what lets the dot product run in integers: over a group
+The grids are those of GGUF's Q8_0 and Q4_1 (fp16 scale, and minimum), so that a model that comes
+from such a file keeps its exact weights. Activations are rounded too, to int8 in the same groups,
+which is what lets the dot product run in integers: over a group
 
     sum x w  =  x_scale * w_scale * sum(x_q w_q)  +  x_scale * minimum * sum(x_q)
 """
@@ -17,11 +18,11 @@ _TILES_AT_ONCE = 32
 
 
 def quantize_activations(x_TC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round each row to int8 in groups of 32: values [T, C/32, 32] and fp32 scales [T, C/32, 1], both fp32 tensors.
+    """Round each row to int8 in groups of 32: fp32 values [T, C/32, 32] and scales [T, C/32, 1].
 
     scale = max|x| / 127; values = x * (127 / max|x|), rounded half to even.
     """
-    groups = x_TC.float().unflatten(-1, (-1, GROUP))
+    groups = x_TC.float().reshape(len(x_TC), -1, GROUP)
     largest = groups.abs().amax(-1, keepdim=True)
     inverse = torch.where(largest > 0, 127.0 / largest, 0.0)
     return (groups * inverse).round(), largest / 127.0
@@ -35,7 +36,8 @@ class Int8Scheme:
     columns_multiple_of: int = GROUP
 
     def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
-        tiles = to_tiles(weight_NC).unflatten(-1, (-1, GROUP))
+        num_rows, num_columns = weight_NC.shape
+        tiles = to_tiles(weight_NC).reshape(-1, TILE, num_columns // GROUP, GROUP)
         weight = torch.empty((len(tiles), tiles.shape[2], 8, TILE, 4), dtype=torch.uint8)
         scale = torch.empty((len(tiles), tiles.shape[2], TILE), dtype=torch.float16)
         for first in range(0, len(tiles), _TILES_AT_ONCE):
@@ -43,9 +45,10 @@ class Int8Scheme:
             group = tiles[chunk]
             scales = (group.abs().amax(-1) / 127.0).half()
             q = (group * _inverse(scales)).round_().clamp_(-127, 127).add_(128).to(torch.uint8)
-            weight[chunk] = q.unflatten(-1, (8, 4)).permute(0, 2, 3, 1, 4)
+            weight[chunk] = q.reshape(*q.shape[:3], 8, 4).permute(0, 2, 3, 1, 4)
             scale[chunk] = scales.transpose(1, 2)
-        return PackedWeight(self.name, *weight_NC.shape, {"weight": weight, "scale": scale})
+        tensors = {"weight": weight, "scale": scale}
+        return PackedWeight(self.name, num_rows, num_columns, tensors)
 
     def unpack(self, weight: PackedWeight) -> torch.Tensor:
         tensors = weight.tensors
@@ -65,7 +68,8 @@ class Int4Scheme:
     columns_multiple_of: int = GROUP
 
     def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
-        tiles = to_tiles(weight_NC).unflatten(-1, (-1, GROUP))
+        num_rows, num_columns = weight_NC.shape
+        tiles = to_tiles(weight_NC).reshape(-1, TILE, num_columns // GROUP, GROUP)
         weight = torch.empty((len(tiles), tiles.shape[2], 4, TILE, 4), dtype=torch.uint8)
         scale = torch.empty((len(tiles), tiles.shape[2], TILE), dtype=torch.float16)
         minimum = torch.empty_like(scale)
@@ -75,12 +79,12 @@ class Int4Scheme:
             low, high = group.amin(-1), group.amax(-1)
             scales, minimums = ((high - low) / 15.0).half(), low.half()
             q = (group - minimums.float().unsqueeze(-1)).mul_(_inverse(scales)).round_()
-            q = q.clamp_(0, 15).to(torch.uint8).unflatten(-1, (4, 2, 4))
+            q = q.clamp_(0, 15).to(torch.uint8).reshape(*q.shape[:3], 4, 2, 4)
             nibbles = q[..., 0, :] | (q[..., 1, :] << 4)
             weight[chunk] = nibbles.permute(0, 2, 3, 1, 4)
             scale[chunk], minimum[chunk] = scales.transpose(1, 2), minimums.transpose(1, 2)
         tensors = {"weight": weight, "scale": scale, "minimum": minimum}
-        return PackedWeight(self.name, *weight_NC.shape, tensors)
+        return PackedWeight(self.name, num_rows, num_columns, tensors)
 
     def unpack(self, weight: PackedWeight) -> torch.Tensor:
         tensors = weight.tensors

@@ -1,9 +1,9 @@
-// Causal attention of a step's queries over the paged pool, with a running softmax (FlashAttention: Dao et al., 2022,
-// arXiv:2205.14135).
+// Causal attention of a step's queries over the paged pool, with a running softmax (FlashAttention:
+// Dao et al., 2022, arXiv:2205.14135).
 //
-// The work is cut into tiles: up to kMaxRows (query, head) pairs that read the same keys and values. A tile walks its context in
-// chunks of 64 keys that begin at multiples of 64, whatever the tile: a query's result does not depend on how the queries of
-// the step were cut or batched.
+// The work is cut into tiles: up to kMaxRows (query, head) pairs that read the same keys and
+// values. A tile walks its context in chunks of 64 keys that begin at multiples of 64, whatever the
+// tile: a query's result does not depend on how the queries of the step were cut or batched.
 #include <algorithm>
 #include <array>
 #include <limits>
@@ -141,7 +141,8 @@ void soften(State<MR>& state, int64_t first_key) {
     }
 }
 
-// sums[r][v] += probability of row r and key j * values[v] of key j, for the keys j and up to kPair - 1 after it.
+// sums[r][v] += probability of row r and key j * values[v] of key j, for the keys j and up to kPair
+// - 1 after it.
 template <class Number, int MR, int V, int kSteps>
 NIMLITE_INLINE void weigh_keys(f32x16 (&sums)[MR][V], const float* probabilities,
                                const typename Number::Element* values) {
@@ -160,7 +161,8 @@ NIMLITE_INLINE void weigh_keys(f32x16 (&sums)[MR][V], const float* probabilities
     }
 }
 
-// values[r][first … first + V] = values * rescale + probabilities . values of the chunk. Meanwhile those of the next are fetched.
+// values[r][first … first + V] = values * rescale + probabilities . values of the chunk. Meanwhile
+// those of the next are fetched.
 template <class Number, int MR, int V>
 void weigh(State<MR>& state, const Chunk<Number>& chunk, const Chunk<Number>& next,
            int64_t head_dim, int64_t first) {
@@ -234,7 +236,7 @@ void run_tile(const Problem& p, const Tile& tile, const Tile& next_tile) {
     Chunk<Number> chunk(p, tile, 0);
     for (int64_t key = kChunk;; key += kChunk) {
         const bool last = key >= tile.num_keys;
-        const Chunk<Number> next = last ? Chunk<Number>(p, next_tile, 0) : Chunk<Number>(p, tile, key);
+        const Chunk<Number> next(p, last ? next_tile : tile, last ? 0 : key);
         run_chunk<Number>(state, chunk, next, dim);
         if (last) break;
         chunk = next;
@@ -265,8 +267,9 @@ struct Cursor {
         const int64_t tiles = problem.tiles(sequence), rows = problem.rows(sequence);
         const int64_t kv_head = (task - first_task) / tiles, tile = (task - first_task) % tiles;
         const int64_t begin = tile * rows / tiles, end = (tile + 1) * rows / tiles;
-        const int64_t position = problem.first_position(sequence) + (end - 1) / problem.heads_per_group();
-        return {sequence, kv_head, begin, int(end - begin), position + 1};
+        const int64_t last_query = (end - 1) / problem.heads_per_group();
+        const int64_t num_keys = problem.first_position(sequence) + last_query + 1;
+        return {sequence, kv_head, begin, int(end - begin), num_keys};
     }
 };
 

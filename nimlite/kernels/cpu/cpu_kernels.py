@@ -1,10 +1,11 @@
-"""`Kernels` in C++: each method describes one operation, which runs at once or is recorded into a graph."""
+"""`Kernels` in C++: each method describes one operation, which runs at once or is recorded."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from nimlite.errors import ModelError
 from nimlite.kernels.base import Batch, Counts, Forward, KVLayout, Step
 from nimlite.kernels.cpu.graph import Graph
 from nimlite.kernels.cpu.library import Library
@@ -25,7 +26,12 @@ class CpuKernels:
         return CpuKernels(self._library, num_threads)
 
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
-        assert layout.block_size % 16 == 0 and layout.head_dim % 16 == 0 and layout.head_dim <= 256
+        assert layout.block_size % 16 == 0
+        if layout.head_dim % 16 or layout.head_dim > 256:
+            raise ModelError(
+                f"Heads of {layout.head_dim} dimensions are not supported on this CPU; "
+                "supported are multiples of 16 up to 256."
+            )
         # a head's keys and values of one block lie side by side: fewer, longer reads
         shape = (num_layers, layout.num_blocks, layout.num_kv_heads, 2)
         pool = torch.zeros(*shape, layout.block_size * layout.head_dim, dtype=layout.dtype)
@@ -182,7 +188,8 @@ def _sizes(weight: PackedWeight) -> list[int]:
 
 
 def _scratch_floats(weight: PackedWeight) -> int:
-    """Words for one packed row of activations: fp32 as it is, or int8 with a scale and a sum a group (weights.h)."""
+    """Words for one packed row of activations: fp32 as it is, or int8 with a scale and a sum for
+    each group (weights.h)."""
     if weight.scheme in ("fp32", "bf16"):
         return weight.num_columns
     return weight.num_columns // GROUP * (GROUP + 8) // 4

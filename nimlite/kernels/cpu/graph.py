@@ -1,8 +1,9 @@
-"""The CPU's counterpart of a CUDA graph: a step recorded once as a list of operations, and run in one call.
+"""The CPU's counterpart of a CUDA graph: a step recorded once as a list of operations, and run in
+one call.
 
-A replay holds the interpreter's lock only to start: the threads that serve HTTP never wait for a layer. Buffers have the size of the
-largest step, and behave as in a CUDA graph's pool: one returns to the pool when the last tensor that views it is gone, so that all
-layers share a few.
+A replay holds the interpreter's lock only to start: the threads that serve HTTP never wait for a
+layer. Buffers have the size of the largest step, and behave as in a CUDA graph's pool: one returns
+to the pool when the last tensor that views it is gone, so that all layers share a few.
 """
 
 import weakref
@@ -79,7 +80,7 @@ class Graph:
         return Rows.LOGITS if x.data_ptr() in self._logit_buffers else Rows.TOKENS
 
     def append(self, op: Op, tensors: Iterable[torch.Tensor | None]) -> None:
-        """Record an operation over `tensors`; those that are not the graph's own are kept alive with it."""
+        """Record an operation over `tensors`; those that are not the graph's own are kept alive."""
         self._recorded.append(op)
         self._kept += [t for t in tensors if t is not None and not self._pool.owns(t)]
 

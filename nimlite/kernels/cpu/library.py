@@ -1,4 +1,4 @@
-"""Builds the C++ kernels for this very processor at the first use, and keeps the result in a cache directory."""
+"""Builds the C++ kernels for this very processor at the first use, and keeps them in a cache."""
 
 import ctypes
 import hashlib
@@ -49,7 +49,8 @@ class Library:
 
 
 def load(cache_dir: Path, machine: Sequence[str] = NATIVE) -> Library:
-    """The kernels built with the compiler's `machine` flags: from the cache, or compiled now (a few seconds).
+    """The kernels built with the compiler's `machine` flags: from the cache, or compiled now, in a
+    few seconds.
 
     Raises LibraryUnavailableError where there is no compiler or it fails.
     """
@@ -70,7 +71,8 @@ def _sources() -> list[Path]:
 
 
 def _key(machine: Sequence[str]) -> str:
-    """Digest of all that shapes the binary: sources, flags, compiler, and what it makes of this processor."""
+    """Digest of all that shapes the binary: sources, flags, compiler, and what it makes of this
+    processor."""
     digest = hashlib.sha256(repr((_FLAGS, tuple(machine))).encode())
     digest.update(_compiler("--version"))
     digest.update(_compiler(*machine, "-Q", "--help=target"))

@@ -8,9 +8,10 @@
 namespace nimlite {
 namespace {
 
-constexpr int kMaxRows = kRegisters * 3 / 8;  // a sum and an integer dot each, with room for operands
+constexpr int kMaxRows = kRegisters * 3 / 8;  // a sum and an integer dot each, and operands
 
-// The split of `rows` into the fewest blocks of at most kMaxRows rows, whose sizes differ by one at most.
+// The split of `rows` into the fewest blocks of at most kMaxRows rows, whose sizes differ by one at
+// most.
 struct Blocks {
     int64_t count, size, larger;
 

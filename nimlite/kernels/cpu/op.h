@@ -1,4 +1,5 @@
-// The interface to Python: one operation as a plain record, and the counts of the step that runs it.
+// The interface to Python: one operation as a plain record, and the counts of the step that runs
+// it.
 #pragma once
 #include <cstdint>
 
@@ -46,8 +47,9 @@ struct Weight {
     int64_t num_rows, num_columns;
 };
 
-// One layer's part of the paged pool, [blocks, G, 2, block_size/16, tile]: a head's keys and values of one block lie side by side,
-// each in tiles of 16 tokens. Inside a tile of bf16 keys are [K/2][16][2] and values [8][K][2]; of fp32, [K][16] and [16][K].
+// One layer's part of the paged pool, [blocks, G, 2, block_size/16, tile]: a head's keys and values
+// of one block lie side by side, each in tiles of 16 tokens. Inside a tile of bf16 keys are
+// [K/2][16][2] and values [8][K][2]; of fp32, [K][16] and [16][K].
 struct KvCache {
     KvType type;
     void* keys;

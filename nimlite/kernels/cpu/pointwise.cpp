@@ -118,8 +118,8 @@ void add_rms_norm(const float* x, float* residual, const float* weight, float* y
     for (int64_t row = 0; row < rows; ++row) {
         float* target = residual + row * dim;
         for_each_vector(dim, [&](int64_t d, int64_t lanes) {
-            const f32x16 added = load_lanes(target + d, lanes) + load_lanes(x + row * dim + d, lanes);
-            store_lanes(target + d, added, lanes);
+            const f32x16 added = load_lanes(x + row * dim + d, lanes);
+            store_lanes(target + d, load_lanes(target + d, lanes) + added, lanes);
         });
         norm_row(target, weight, y + row * dim, dim, eps);
     }

@@ -1,7 +1,7 @@
 // Sixteen lanes of fp32 in GCC's portable vector types, with intrinsics only where they decide.
 //
-// The build forbids the compiler to contract a * b + c (-ffp-contract=off): `fma` says where one rounding is meant, so that a
-// row's result never depends on how a loop around it was unrolled.
+// The build forbids the compiler to contract a * b + c (-ffp-contract=off): `fma` says where one
+// rounding is meant, so that a row's result never depends on how a loop around it was unrolled.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -65,7 +65,8 @@ NIMLITE_INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
 #endif
 }
 
-// sums[i] += the dot product of the four unsigned bytes in lane i of `bytes` with the four signed bytes at `four`.
+// sums[i] += the dot product of the four unsigned bytes in lane i of `bytes` with the four signed
+// bytes at `four`.
 NIMLITE_INLINE i32x16 dot4(i32x16 sums, u8x64 bytes, const int8_t* four) {
     int32_t packed;
     memcpy(&packed, four, 4);
@@ -97,8 +98,9 @@ NIMLITE_INLINE f32x16 from_fp16(u16x16 x) {
 #endif
 }
 
-// Element types of weights and of the KV pool. The pool keeps the elements of kPair consecutive steps of a dot product side by
-// side: one load of 512 bits brings two vectors of bf16, which a shift and a mask widen.
+// Element types of weights and of the KV pool. The pool keeps the elements of kPair consecutive
+// steps of a dot product side by side: one load of 512 bits brings two vectors of bf16, which a
+// shift and a mask widen.
 struct Fp32 {
     using Element = float;
     static constexpr int kPair = 1;
@@ -125,10 +127,13 @@ struct Bf16 {
     }
 };
 
-// Adding 1.5 * 2^23 to |x| < 2^22 rounds it to the nearest integer, ties to even, and leaves that integer in the low bits.
+// Adding 1.5 * 2^23 to |x| < 2^22 rounds it to the nearest integer, ties to even, and leaves that
+// integer in the low bits.
 constexpr float kRound = 12582912.0f;
 
-NIMLITE_INLINE i32x16 round_to_int(f32x16 x) { return as_bits(x + kRound) - as_bits(broadcast(kRound)); }
+NIMLITE_INLINE i32x16 round_to_int(f32x16 x) {
+    return as_bits(x + kRound) - as_bits(broadcast(kRound));
+}
 
 NIMLITE_INLINE f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
 NIMLITE_INLINE f32x16 abs(f32x16 x) { return as_floats(as_bits(x) & 0x7FFFFFFF); }
@@ -156,8 +161,9 @@ NIMLITE_INLINE float largest(f32x16 x) {
     return reduce(x, [](f32x16 a, f32x16 b) { return max(a, b); });
 }
 
-// e^x to 2 ulp for x <= 88, and e^88 above; exactly 1 at 0, exactly 0 where the result would not be a normal number.
-// x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts; the polynomial is Taylor's, of degree 7.
+// e^x to 2 ulp for x <= 88, and e^88 above; exactly 1 at 0, exactly 0 where the result would not be
+// a normal number. x = n ln 2 + r with |r| <= ln 2 / 2, ln 2 in two parts; the polynomial is
+// Taylor's, of degree 7.
 NIMLITE_INLINE f32x16 exp(f32x16 x) {
     x = x < 88.0f ? x : broadcast(88.0f);
     const f32x16 shifted = fma(x, broadcast(1.44269504f), broadcast(kRound));

@@ -1,8 +1,9 @@
-// How each scheme stores a tile of 16 output features, and how a block of rows is multiplied with it.
+// How each scheme stores a tile of 16 output features, and how a block of rows is multiplied with
+// it.
 //
-// A policy has two halves. `pack` lays MR rows of activations out so that the inner loop reads them in order: [group][…][MR].
-// `multiply` runs one block of MR rows against one tile. The order of every sum is the same for all MR: a row's result does not
-// depend on the rows beside it.
+// A policy has two halves. `pack` lays MR rows of activations out so that the inner loop reads them
+// in order: [group][…][MR]. `multiply` runs one block of MR rows against one tile. The order of
+// every sum is the same for all MR: a row's result does not depend on the rows beside it.
 #pragma once
 #include "op.h"
 #include "vector.h"
@@ -11,6 +12,7 @@ namespace nimlite {
 
 constexpr int64_t kTile = 16;
 constexpr int64_t kGroup = 32;
+constexpr int64_t kAhead = 8192;  // bytes between a read and the prefetch that runs before it
 
 // fp32 and bf16: weight [N/16, C, 16]; activations [C][MR].
 template <class Number>
@@ -32,7 +34,7 @@ struct DenseWeight {
         const float* x = (const float*)packed;
         const Element* w = (const Element*)weight.weight + tile * num_columns * kTile;
         for (int64_t c = 0; c < num_columns; ++c, x += MR, w += kTile) {
-            prefetch(w + num_columns * kTile);
+            prefetch((const char*)w + kAhead);
             const f32x16 column = Number::load(w);
 #pragma GCC unroll 16
             for (int r = 0; r < MR; ++r) sums[r] = fma(broadcast(x[r]), column, sums[r]);
@@ -90,7 +92,8 @@ struct GroupedWeight {
     }
 };
 
-// Symmetric: weight uint8 [N/16, C/32, 8, 16, 4] = q + 128. The offset leaves with the first term of the integer sum.
+// Symmetric: weight uint8 [N/16, C/32, 8, 16, 4] = q + 128. The offset leaves with the first term
+// of the integer sum.
 struct Int8Weight : GroupedWeight<Int8Weight> {
     static constexpr int64_t kGroupBytes = kGroup * kTile;
 
@@ -104,7 +107,7 @@ struct Int8Weight : GroupedWeight<Int8Weight> {
         for (int r = 0; r < MR; ++r) dots[r] = i32x16{} + offsets[r];
 #pragma GCC unroll 8
         for (int p = 0; p < 8; ++p) {
-            prefetch(w + p * 64 + 16 * 576);
+            prefetch(w + p * 64 + kAhead);
             const u8x64 four = load<u8x64>(w + p * 64);
 #pragma GCC unroll 16
             for (int r = 0; r < MR; ++r) dots[r] = dot4(dots[r], four, x + (p * MR + r) * 4);
@@ -115,7 +118,8 @@ struct Int8Weight : GroupedWeight<Int8Weight> {
     static NIMLITE_INLINE void finish(const char*, const Weight&, int64_t, f32x16*) {}
 };
 
-// Asymmetric: weight uint8 [N/16, C/32, 4, 16, 4], low nibble columns 8p … 8p+3, high nibble 8p+4 … 8p+7.
+// Asymmetric: weight uint8 [N/16, C/32, 4, 16, 4], low nibble columns 8p … 8p+3, high nibble 8p+4 …
+// 8p+7.
 struct Int4Weight : GroupedWeight<Int4Weight> {
     static constexpr int64_t kGroupBytes = kGroup * kTile / 2;
 
@@ -127,7 +131,7 @@ struct Int4Weight : GroupedWeight<Int4Weight> {
         for (int r = 0; r < MR; ++r) dots[r] = i32x16{};
 #pragma GCC unroll 4
         for (int p = 0; p < 4; ++p) {
-            prefetch(w + p * 64 + 8 * 576);
+            prefetch(w + p * 64 + kAhead);
             const u8x64 both = load<u8x64>(w + p * 64);
             const u8x64 low = both & 15, high = both >> 4;
 #pragma GCC unroll 16
