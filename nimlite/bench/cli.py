@@ -1,6 +1,8 @@
 """`nimlite bench`: the commands. Nothing of torch is imported before one of them runs."""
 
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +39,8 @@ def cpu(
     from nimlite.settings import read_settings
     from nimlite.store.cache import Store
 
+    # As an exit, it ends the servers under test, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console()
     for peer in missing_peers():
         console.print(f"{peer}: skipped, it is not on PATH")

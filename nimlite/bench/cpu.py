@@ -61,6 +61,7 @@ class CpuBench:
     def run(self) -> Report:
         """Everything: build, serve and measure, compare. Raises what the store, the build and a
         system raise."""
+        load = os.getloadavg()[0]
         plans = make_plans(self.store, self.progress)
         kernels = startup.prepare_kernels(plans[0], self.store, self.progress)
         engines = [
@@ -79,7 +80,7 @@ class CpuBench:
             export_huggingface(checkpoint, Path(directory))
             results = list(self._measure_systems(plans[0], file, Path(directory)))
         return Report(
-            environment=describe(plans[0].machine, f"The best of {self.repeats} runs. {_METHOD}"),
+            environment=describe(plans[0].machine, load, f"Best of {self.repeats} runs. {_METHOD}"),
             measurements=tuple(m for measurements, _ in results for m in measurements),
             footprints=tuple(footprint for _, footprint in results),
             qualities=qualities,
@@ -146,7 +147,7 @@ def make_plans(store: Store, progress: Progress) -> list[Plan]:
     ]
 
 
-def describe(machine: Machine, method: str) -> Environment:
+def describe(machine: Machine, load: float, method: str) -> Environment:
     """This machine, this moment and this checkout."""
     versions = [f"Python {platform.python_version()}"]
     versions += [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers")]
@@ -156,6 +157,7 @@ def describe(machine: Machine, method: str) -> Environment:
         date=datetime.now(UTC).date().isoformat(),
         commit=_commit(),
         versions=", ".join(versions),
+        load=load,
         method=method,
     )
 

@@ -26,6 +26,8 @@ class Environment:
     date: str
     commit: str
     versions: str
+    load: float
+    """Processes that ran or waited before it, in the mean of a minute; 0 on a quiet machine."""
     method: str
 
 
@@ -62,7 +64,8 @@ class Grid:
     def rich(self) -> RenderableType:
         table = Table(title=self.title, title_justify="left", title_style="bold")
         for i, heading in enumerate(self.headings):
-            table.add_column(heading, justify="left" if i < self.num_keys else "right")
+            is_key = i < self.num_keys
+            table.add_column(heading, justify="left" if is_key else "right", no_wrap=is_key)
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -106,7 +109,7 @@ def _throughput(m: Measurement) -> float:
 
 
 def _latency(measurements: Sequence[Measurement]) -> Grid:
-    headings = ("first token p50", "p99", "between tokens p50", "p99", "client's CPU, %")
+    headings = ("first, p50", "p99", "between, p50", "p99", "client, % of a core")
     rows = tuple(
         (
             m.system,
@@ -114,12 +117,14 @@ def _latency(measurements: Sequence[Measurement]) -> Grid:
             m.workload.name,
             *_milliseconds(m.time_to_first_token_ms),
             *_milliseconds(m.inter_token_ms),
-            f"{m.client_cpu_s / m.seconds:.1%}"[:-1],
+            f"{m.client_cpu_s / m.seconds * 100:.1f}",
         )
         for m in measurements
     )
     keys = ("system", "weights", "workload")
-    return Grid("Latency, ms", (*keys, *headings), rows, num_keys=len(keys))
+    return Grid(
+        "To the first token and between tokens, ms", (*keys, *headings), rows, num_keys=len(keys)
+    )
 
 
 def _milliseconds(percentiles: Percentiles) -> tuple[str, str]:
@@ -137,8 +142,8 @@ def _footprint(footprints: Sequence[Footprint]) -> Grid:
         )
         for f in footprints
     )
-    headings = ("system", "weights", "start to ready, s", "memory when ready, GiB", "peak, GiB")
-    return Grid("Start and memory, everything cached", headings, rows)
+    headings = ("system", "weights", "ready after, s", "GiB when ready", "GiB at most")
+    return Grid("Start with everything cached, and resident memory", headings, rows)
 
 
 def _quality(qualities: Sequence[Quality]) -> Grid:
@@ -165,7 +170,10 @@ def print_report(report: Report, console: Console) -> None:
 def markdown(report: Report) -> str:
     """The report as a section of a page."""
     e = report.environment
-    head = f"{e.machine}; {e.date}, commit {e.commit}; {e.versions}. {e.method}"
+    head = (
+        f"{e.machine}, load before {e.load:.1f}; {e.date}, commit {e.commit}; {e.versions}."
+        f" {e.method}"
+    )
     return "\n\n".join([head, *(grid.markdown() for grid in grids(report))])
 
 

@@ -80,7 +80,9 @@ def _serve(checkpoint: str) -> None:
     """The process's own side."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         checkpoint, dtype=torch.bfloat16, attn_implementation="sdpa"
     )
