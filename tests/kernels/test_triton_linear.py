@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from triton_cases import DEVICE, DTYPE, TOLERANCE, WHERE, random, relative_error
@@ -9,8 +11,22 @@ from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS
 DENSE = BF16_ROWS if torch.bfloat16 == DTYPE else FP16_ROWS
 
 
-def config(block_n: int = 32, block_c: int = 64, split: int = 1) -> LinearConfig:
-    return LinearConfig(block_n=block_n, block_c=block_c, split=split, num_warps=4, num_stages=2)
+def config(split: int = 1, vector: bool = False) -> LinearConfig:
+    return LinearConfig(
+        block_n=32, block_c=64, split=split, num_warps=4, num_stages=2, vector=vector
+    )
+
+
+@pytest.mark.parametrize("split", [1, 3])
+@pytest.mark.parametrize("scheme", [DENSE, FP8_ROWS])
+def test_one_row_without_tensor_cores(scheme: Any, split: int) -> None:
+    weight = scheme.pack(random(40, 576, seed=1))
+    x = random(1, 576, seed=2)
+    workspace = LinearWorkspace.allocate(WHERE)
+    rows = reference.quantize_rows(x) if scheme is FP8_ROWS else x
+    one = config(split, vector=True)
+    y = linear(rows, weight, None, one, workspace, DEVICE, DTYPE)
+    assert relative_error(y, scheme.linear(x, weight)) < TOLERANCE
 
 
 @pytest.mark.parametrize("rows", [1, 2, 16, 33])
@@ -21,7 +37,7 @@ def test_rows_of_16_bits(rows: int, split: int) -> None:
     workspace = LinearWorkspace.allocate(WHERE)
     expected = DENSE.linear(x, weight) + bias.float()
     for _ in range(2):
-        y = linear(x, weight, bias, config(split=split), workspace, DEVICE, DTYPE)
+        y = linear(x, weight, bias, config(split), workspace, DEVICE, DTYPE)
         assert relative_error(y, expected) < TOLERANCE
 
 
@@ -31,7 +47,7 @@ def test_rows_of_fp8(rows: int, split: int) -> None:
     weight = FP8_ROWS.pack(random(40, 256, seed=1))
     x = reference.quantize_rows(random(rows, 256, seed=2))
     workspace = LinearWorkspace.allocate(WHERE)
-    y = linear(x, weight, None, config(split=split), workspace, DEVICE, DTYPE)
+    y = linear(x, weight, None, config(split), workspace, DEVICE, DTYPE)
     expected = reference.dequantize(x) @ FP8_ROWS.unpack(weight).T
     assert relative_error(y, expected) < TOLERANCE
 
@@ -41,7 +57,7 @@ def test_columns_that_fill_no_block(rows: int) -> None:
     weight = DENSE.pack(random(48, 200, seed=1))
     x = random(rows, 200, seed=2)
     workspace = LinearWorkspace.allocate(WHERE)
-    y = linear(x, weight, None, config(split=2), workspace, DEVICE, torch.float32)
+    y = linear(x, weight, None, config(2), workspace, DEVICE, torch.float32)
     assert relative_error(y, DENSE.linear(x, weight)) < TOLERANCE
 
 
@@ -54,7 +70,7 @@ def test_rows_of_a_wider_tensor() -> None:
 
 
 @pytest.mark.parametrize("scheme", [DENSE, FP8_ROWS])
-def test_schemes_unpack_what_they_packed(scheme: object) -> None:
+def test_schemes_unpack_what_they_packed(scheme: Any) -> None:
     weight = random(24, 64, dtype=torch.float32)
     tolerance = 4e-2 if scheme is FP8_ROWS else 5e-3
     assert relative_error(scheme.unpack(scheme.pack(weight)), weight) < tolerance

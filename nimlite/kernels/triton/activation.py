@@ -71,7 +71,7 @@ def gated_activation_fp8(gate_up_T2I: torch.Tensor, activation: str, device: Dev
     """`gated_activation` rounded to fp8 rows: one program a row, for the row's maximum."""
     assert activation in ACTIVATIONS, activation
     num_rows, width = gate_up_T2I.shape
-    y = ScaledRows.empty(num_rows, width // 2, gate_up_T2I.device)
+    y = ScaledRows.empty((num_rows, width // 2), gate_up_T2I.device)
     _gated[(num_rows, 1)](
         gate_up_T2I,
         y.values_TC,

@@ -35,9 +35,11 @@ class PrefillConfig:
             return cls(rows=32, tile=16, depth=1, num_warps=4)
         dim = triton.next_power_of_2(layout.head_dim)
         rows = 128 if dim <= 128 else 64
-        tile = 64 if dim <= 128 else 32
+        # Hopper's products read keys from shared memory; others hold them in registers
+        reads_shared = device.capability[0] == 9
+        tile = 64 if dim <= 128 and reads_shared else 32
         tile_bytes = 2 * tile * dim * layout.dtype.itemsize
-        depth = 2
+        depth = 2 if reads_shared else 1
         while depth > 1 and rows * dim * 2 + (depth + 1) * tile_bytes > device.shared_memory:
             depth -= 1
         return cls(rows=rows, tile=tile, depth=depth, num_warps=rows // 16)

@@ -59,7 +59,7 @@ def _properties(device: torch.device) -> Device:
     return Device(
         capability,
         properties.multi_processor_count,
-        properties.shared_memory_per_block_optin,
+        properties.shared_memory_per_block_optin,  # type: ignore[attr-defined]
         overlaps_launches=capability >= (9, 0),
     )
 

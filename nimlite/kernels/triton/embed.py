@@ -67,7 +67,7 @@ def embed_rms_norm_fp8(
 ) -> tuple[torch.Tensor, ScaledRows]:
     """Rows of the table, and their norm rounded to fp8 rows."""
     x_TD = table_VD.new_empty((len(token_ids_T), table_VD.shape[1]))
-    y = ScaledRows.empty(*x_TD.shape, x_TD.device)
+    y = ScaledRows.empty(x_TD.shape, x_TD.device)
     _launch(table_VD, token_ids_T, x_TD, weight_D, eps, y.values_TC, y.scale_T1, device)
     return x_TD, y
 

@@ -1,5 +1,6 @@
 """Rows of fp8 e4m3 with one scale a row: what fp8 linears multiply."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +23,10 @@ class ScaledRows:
     """fp32."""
 
     @classmethod
-    def empty(cls, num_rows: int, num_columns: int, device: torch.device) -> "ScaledRows":
-        values = torch.empty((num_rows, num_columns), dtype=FP8, device=device)
-        return cls(values, torch.empty((num_rows, 1), dtype=torch.float32, device=device))
+    def empty(cls, shape: Sequence[int], device: torch.device) -> "ScaledRows":
+        """Not yet written, of shape [T, C]."""
+        values = torch.empty(shape, dtype=FP8, device=device)
+        return cls(values, torch.empty((shape[0], 1), dtype=torch.float32, device=device))
 
 
 @triton.jit
@@ -53,7 +55,7 @@ def _quantize_rows(
 def quantize_rows(x_TC: torch.Tensor, device: Device) -> ScaledRows:
     """Round each row to fp8 e4m3 with the scale absmax / 448."""
     num_rows, num_columns = x_TC.shape
-    y = ScaledRows.empty(num_rows, num_columns, x_TC.device)
+    y = ScaledRows.empty(x_TC.shape, x_TC.device)
     _quantize_rows[(num_rows,)](
         x_TC,
         y.values_TC,

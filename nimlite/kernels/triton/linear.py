@@ -6,6 +6,7 @@ of the columns (split-K); the last to arrive adds the parts up in their order. W
 before still runs, each program asks the L2 cache for its first weights.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -31,11 +32,17 @@ class LinearConfig:
     split: int
     num_warps: int
     num_stages: int
+    vector: bool = False
+    """One row, summed in registers without tensor cores."""
+
+    def rows(self, num_rows: int) -> int:
+        """Rows of the compiled variant."""
+        return 1 if self.vector else max(bucket(num_rows), 16)
 
     def shared_bytes(self, rows: int, element_bytes: int) -> int:
-        """Shared memory of the loop: tiles of weight and x in flight (one row needs none)."""
-        columns = self.block_n + rows
-        return 0 if rows == 1 else self.num_stages * columns * self.block_c * element_bytes
+        """Shared memory of the loop: tiles of weight and x in flight (a vector needs none)."""
+        columns = self.block_n + self.rows(rows)
+        return 0 if self.vector else self.num_stages * columns * self.block_c * element_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class LinearWorkspace:
 
     def fits(self, num_rows: int, num_columns: int, config: LinearConfig) -> bool:
         tiles = triton.cdiv(num_columns, config.block_n)
-        needed = config.split * tiles * config.block_n * bucket(num_rows)
+        needed = config.split * tiles * config.block_n * config.rows(num_rows)
         return config.split == 1 or (needed <= len(self.partial) and tiles <= len(self.arrivals))
 
 
@@ -102,8 +109,8 @@ def _linear(
         begin = first * BLOCK_C + (i % PIECES) * (PREFETCH // PIECES)
         inside = (begin + PREFETCH // PIECES <= num_columns).to(tl.int32)
         element_bytes: tl.constexpr = w_ptr.dtype.element_ty.primitive_bitwidth // 8
-        size = inside * (PREFETCH // PIECES) * element_bytes
-        prefetch(w_ptr + row * num_columns + begin * inside, size)
+        num_bytes = inside * (PREFETCH // PIECES) * element_bytes
+        prefetch(w_ptr + row * num_columns + begin * inside, num_bytes)
     await_inputs(OVERLAP)
 
     if ROWS == 1:
@@ -172,15 +179,19 @@ def linear(
     workspace: LinearWorkspace,
     device: Device,
     dtype: torch.dtype,
+    *,
+    compile_only: bool = False,
 ) -> torch.Tensor:
     """y_TN in `dtype`, of at most ROW_BUCKETS[-1] rows. Scaled rows go with the scheme fp8_rows."""
     x_TC, x_scale = (x.values_TC, x.scale_T1) if isinstance(x, ScaledRows) else (x, None)
     w_NC = weight.tensors["weight"]
     assert (w_NC.dtype == FP8) == (x_scale is not None) and x_TC.dtype == w_NC.dtype
     num_rows, num_columns = x_TC.shape
-    rows = bucket(num_rows)
+    assert num_rows == 1 or not config.vector
     y_TN = torch.empty((num_rows, weight.num_rows), dtype=dtype, device=x_TC.device)
-    _linear[(triton.cdiv(weight.num_rows, config.block_n), config.split)](
+    grid = (triton.cdiv(weight.num_rows, config.block_n), config.split)
+    launch = functools.partial(_linear.warmup, grid=grid) if compile_only else _linear[grid]
+    launch(
         x_TC,
         w_NC,
         bias_N,
@@ -193,7 +204,7 @@ def linear(
         weight.num_rows,
         num_columns,
         x_TC.stride(0),
-        ROWS=rows,
+        ROWS=config.rows(num_rows),
         BLOCK_N=config.block_n,
         BLOCK_C=config.block_c,
         EVEN=num_columns % config.block_c == 0,
@@ -218,13 +229,15 @@ def candidates(
 ) -> list[LinearConfig]:
     """Configurations worth measuring for so many rows, the likely best first: all SMs busy, and at
     least two blocks of columns a program."""
-    rows = bucket(num_rows)
     element_bytes = weight.tensors["weight"].element_size()
+    shapes = [(shape, False) for shape in _TILES]
+    if num_rows == 1:
+        shapes += [(shape, True) for shape in _VECTORS]
     found = []
-    for block_n, block_bytes, num_warps, num_stages in _SHAPES[rows == 1]:
+    for (block_n, block_bytes, num_warps, num_stages), vector in shapes:
         tiles = triton.cdiv(weight.num_rows, block_n)
-        # one row is summed in registers, where fp8 takes as much as bf16
-        block_c = block_bytes // (2 if rows == 1 else element_bytes)
+        # a vector is widened in registers, where fp8 takes as much as bf16
+        block_c = block_bytes // (2 if vector else element_bytes)
         for split in (1, 2, 4, 8):
             config = LinearConfig(
                 block_n=block_n,
@@ -232,11 +245,12 @@ def candidates(
                 split=split,
                 num_warps=num_warps,
                 num_stages=num_stages,
+                vector=vector,
             )
             programs = tiles * split
             is_busy = split == 1 or device.num_sms // 2 <= programs <= 6 * device.num_sms
             is_long = split == 1 or weight.num_columns >= 2 * split * block_c
-            fits = config.shared_bytes(rows, element_bytes) <= device.shared_memory - 4 * KIB
+            fits = config.shared_bytes(num_rows, element_bytes) <= device.shared_memory - 4 * KIB
             if is_busy and is_long and fits and workspace.fits(num_rows, weight.num_rows, config):
                 found.append(config)
     wanted = 3 * device.num_sms
@@ -245,16 +259,22 @@ def candidates(
     )
 
 
-_SHAPES = (
-    # outputs, bytes of columns, warps, stages
-    (
-        (64, 512, 4, 3),
-        (64, 256, 4, 4),
-        (128, 256, 4, 4),
-        (128, 256, 8, 3),
-        (32, 512, 4, 4),
-        (64, 256, 4, 6),
-        (128, 256, 8, 6),
-    ),
-    ((16, 2048, 4, 1), (8, 2048, 4, 1), (4, 2048, 4, 1), (16, 1024, 4, 2), (32, 1024, 8, 1)),
+# outputs, bytes of columns, warps, stages
+_TILES = (
+    (64, 512, 4, 3),
+    (64, 256, 4, 4),
+    (128, 256, 4, 4),
+    (128, 256, 8, 3),
+    (32, 512, 4, 4),
+    (64, 256, 4, 6),
+    (128, 256, 8, 6),
+    (64, 128, 4, 3),
+    (32, 128, 4, 2),
+)
+_VECTORS = (
+    (16, 2048, 4, 1),
+    (8, 2048, 4, 1),
+    (4, 2048, 4, 1),
+    (16, 1024, 4, 2),
+    (32, 1024, 8, 1),
 )

@@ -72,7 +72,7 @@ def rms_norm_fp8(
     x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float, device: Device
 ) -> ScaledRows:
     """`rms_norm` rounded to fp8 rows."""
-    y = ScaledRows.empty(*x_TD.shape, x_TD.device)
+    y = ScaledRows.empty(x_TD.shape, x_TD.device)
     _launch(x_TD, None, weight_D, eps, y.values_TC, y.scale_T1, device)
     return y
 
@@ -85,7 +85,7 @@ def add_rms_norm_fp8(
     device: Device,
 ) -> ScaledRows:
     """`add_rms_norm` rounded to fp8 rows."""
-    y = ScaledRows.empty(*x_TD.shape, x_TD.device)
+    y = ScaledRows.empty(x_TD.shape, x_TD.device)
     _launch(x_TD, residual_TD, weight_D, eps, y.values_TC, y.scale_T1, device)
     return y
 

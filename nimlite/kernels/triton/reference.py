@@ -84,3 +84,46 @@ def attention(
             weights = score.masked_fill(hidden, -torch.inf).softmax(-1)
             o_THK[queries] = torch.einsum("hqc,hck->qhk", weights, v)
     return o_THK.flatten(1)
+
+
+def sample(
+    logits_V: torch.Tensor,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    uniform: float,
+) -> int:
+    """One token of one row, as `sample.sample` chooses it, by sorting; in fp64."""
+    logits_V = logits_V.double()
+    if temperature <= 0:
+        return int(logits_V.argmax())
+    weights_V = ((logits_V - logits_V.max()) / temperature).exp()
+    kept_V = weights_V >= min_p
+    if 0 < top_k < len(weights_V):
+        kept_V &= weights_V >= weights_V.sort(descending=True).values[top_k - 1]
+    if top_p < 1:
+        sorted_V = weights_V.where(kept_V, 0.0).sort(descending=True).values
+        limit = sorted_V[(sorted_V.cumsum(0) < top_p * sorted_V.sum()).sum()]
+        kept_V &= weights_V >= limit
+    cumulated_V = weights_V.where(kept_V, 0.0).cumsum(0)
+    return int((cumulated_V <= uniform * cumulated_V[-1]).sum())
+
+
+def adjust(
+    logits_V: torch.Tensor,
+    outputs: list[int],
+    prompt: list[int],
+    penalties: tuple[float, float, float],
+    biases: dict[int, float],
+) -> torch.Tensor:
+    """One row after repetition, presence and frequency penalties and biases; in fp32."""
+    logits_V = logits_V.float().clone()
+    repetition, presence, frequency = penalties
+    for token in {*outputs, *prompt}:
+        logits_V[token] *= 1 / repetition if logits_V[token] > 0 else repetition
+    for token in set(outputs):
+        logits_V[token] -= presence + frequency * outputs.count(token)
+    for token, bias in biases.items():
+        logits_V[token] += bias
+    return logits_V

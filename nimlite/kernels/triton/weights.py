@@ -19,8 +19,9 @@ class RowsScheme:
 
     def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
         """Round to the dtype."""
+        num_rows, num_columns = weight_NC.shape
         tensors = {"weight": weight_NC.to(self.dtype).contiguous()}
-        return PackedWeight(self.name, *weight_NC.shape, tensors)
+        return PackedWeight(self.name, num_rows, num_columns, tensors)
 
     def unpack(self, weight: PackedWeight) -> torch.Tensor:
         return weight.tensors["weight"].float()
@@ -41,7 +42,8 @@ class Fp8RowsScheme:
         weight_NC = weight_NC.float()
         scale_N = weight_NC.abs().amax(dim=1).clamp(min=1e-12) / FP8_MAX
         rounded = (weight_NC / scale_N.unsqueeze(1)).to(FP8)
-        return PackedWeight(self.name, *weight_NC.shape, {"weight": rounded, "scale": scale_N})
+        tensors = {"weight": rounded, "scale": scale_N}
+        return PackedWeight(self.name, len(rounded), rounded.shape[1], tensors)
 
     def unpack(self, weight: PackedWeight) -> torch.Tensor:
         return weight.tensors["weight"].float() * weight.tensors["scale"].unsqueeze(1)

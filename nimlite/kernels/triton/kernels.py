@@ -1,0 +1,176 @@
+"""`Kernels` on one CUDA GPU."""
+
+from typing import Any
+
+import torch
+
+from nimlite.kernels.base import Batch, Forward, KVLayout, Step
+from nimlite.kernels.torch_kernels import used_part
+from nimlite.kernels.triton import activation, embed, fp8, linear, norm, pool, rope
+from nimlite.kernels.triton.attention_decode import (
+    DecodeConfig,
+    DecodeWorkspace,
+    attention_decode,
+)
+from nimlite.kernels.triton.attention_prefill import PrefillConfig, attention_prefill
+from nimlite.kernels.triton.device import Device
+from nimlite.kernels.triton.fp8 import FP8, ScaledRows
+from nimlite.kernels.triton.graphs import DecodeGraphs, batch_sizes
+from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
+from nimlite.kernels.triton.tuning import Choices, choice_key, library_linear
+from nimlite.quant.base import PackedWeight
+
+
+class TritonKernels:
+    """The operations in Triton, and products of many rows in cuBLAS.
+
+    Where the next operation multiplies with an fp8 weight, norms and activations may be told so
+    (`consumer`): they then return `ScaledRows`, which only `linear` takes.
+    """
+
+    def __init__(
+        self,
+        where: torch.device,
+        dtype: torch.dtype,
+        max_sequences: int,
+        choices: Choices | None = None,
+        kv_scales: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        """`dtype` of the activations: bf16, or fp16 before compute capability 8.0."""
+        self.device = Device.of(where)
+        self._where = where
+        self._dtype = dtype
+        self._max_sequences = max_sequences
+        self._choices = choices or {}
+        self._kv_scales = kv_scales
+        self._configs: dict[tuple[str, int, int, int], LinearConfig | None] = {}
+        self._workspace = LinearWorkspace.allocate(where)
+        self._decode: dict[tuple[KVLayout, int], tuple[DecodeConfig, DecodeWorkspace]] = {}
+
+    def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
+        return pool.allocate_kv(num_layers, layout, self._where)
+
+    def capture(self, forward: Forward, batch: Batch) -> Step:
+        if self._where.type != "cuda":
+            return lambda counts: forward(used_part(batch, counts))
+        largest = min(len(batch.context_lens_S), len(batch.logit_rows_R), self._max_sequences)
+        return DecodeGraphs(forward, batch, batch_sizes(largest))
+
+    def embed(self, weight: PackedWeight, token_ids_T: torch.Tensor) -> torch.Tensor:
+        return embed.embed(_dense(weight), token_ids_T, self.device)
+
+    def rms_norm(
+        self,
+        x_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        eps: float,
+        consumer: PackedWeight | None = None,
+    ) -> Any:
+        if _takes_fp8(consumer):
+            return norm.rms_norm_fp8(x_TD, weight_D, eps, self.device)
+        return norm.rms_norm(x_TD, weight_D, eps, self.device)
+
+    def add_rms_norm(
+        self,
+        x_TD: torch.Tensor,
+        residual_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        eps: float,
+        consumer: PackedWeight | None = None,
+    ) -> Any:
+        if _takes_fp8(consumer):
+            return norm.add_rms_norm_fp8(x_TD, residual_TD, weight_D, eps, self.device)
+        return norm.add_rms_norm(x_TD, residual_TD, weight_D, eps, self.device)
+
+    def gated_activation(
+        self, gate_up_T2I: torch.Tensor, activation_name: str, consumer: PackedWeight | None = None
+    ) -> Any:
+        if _takes_fp8(consumer):
+            return activation.gated_activation_fp8(gate_up_T2I, activation_name, self.device)
+        return activation.gated_activation(gate_up_T2I, activation_name, self.device)
+
+    def linear(
+        self, x: torch.Tensor | ScaledRows, weight: PackedWeight, bias_N: torch.Tensor | None
+    ) -> torch.Tensor:
+        if _takes_fp8(weight) and isinstance(x, torch.Tensor):
+            x = fp8.quantize_rows(x, self.device)
+        num_rows = len(x.values_TC) if isinstance(x, ScaledRows) else len(x)
+        config = self._config(weight, num_rows)
+        if config is None:
+            return library_linear(x, weight, bias_N, self._dtype)
+        return linear.linear(x, weight, bias_N, config, self._workspace, self.device, self._dtype)
+
+    def rope_and_cache(
+        self,
+        qkv_TE: torch.Tensor,
+        cos_sin_PK: torch.Tensor,
+        kv: torch.Tensor,
+        batch: Batch,
+        layout: KVLayout,
+    ) -> None:
+        rope.rope_and_cache(qkv_TE, cos_sin_PK, kv, batch, layout, self.device, self._kv_scales)
+
+    def attention(
+        self,
+        qkv_TE: torch.Tensor,
+        kv: torch.Tensor,
+        batch: Batch,
+        layout: KVLayout,
+        num_heads: int,
+        scale: float,
+        window: int = 0,
+        soft_cap: float = 0.0,
+    ) -> torch.Tensor:
+        """`window` and `soft_cap`: 0 for none."""
+        if (layout, num_heads) not in self._decode:
+            config = DecodeConfig.default(layout, self.device)
+            workspace = DecodeWorkspace.allocate(
+                layout, num_heads, self._max_sequences, config, self.device, self._where
+            )
+            self._decode[layout, num_heads] = config, workspace
+        config, workspace = self._decode[layout, num_heads]
+        o_TQ = qkv_TE.new_empty((len(qkv_TE), num_heads * layout.head_dim))
+        options: dict[str, Any] = {
+            "kv_scales": self._kv_scales,
+            "window": window,
+            "soft_cap": soft_cap,
+        }
+        common = (qkv_TE, kv, batch, layout, o_TQ, scale)
+        attention_decode(*common, config, workspace, self.device, **options)
+        if len(qkv_TE) > len(batch.context_lens_S):
+            prefill = PrefillConfig.default(layout, self.device)
+            attention_prefill(
+                *common, prefill, self.device, max_sequences=self._max_sequences, **options
+            )
+        return o_TQ
+
+    def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
+        return embed.embed(x_TD, rows_R, self.device)
+
+    def _config(self, weight: PackedWeight, num_rows: int) -> LinearConfig | None:
+        """The chosen configuration; unmeasured, the likely best up to 64 rows."""
+        if num_rows > linear.ROW_BUCKETS[-1]:
+            return None
+        rows = linear.bucket(num_rows)
+        key = (weight.scheme, weight.num_rows, weight.num_columns, rows)
+        if key not in self._configs:
+            name = choice_key(weight, num_rows)
+            if name in self._choices:
+                fields = self._choices[name]["config"]
+                self._configs[key] = None if fields is None else LinearConfig(**fields)
+            elif rows <= 64:
+                found = linear.candidates(rows, weight, self._workspace, self.device)
+                self._configs[key] = found[0]
+            else:
+                self._configs[key] = None
+        return self._configs[key]
+
+
+def _dense(weight: PackedWeight) -> torch.Tensor:
+    table = weight.tensors["weight"]
+    assert table.dtype != FP8, "the embedding stays in 16 bits"
+    return table
+
+
+def _takes_fp8(weight: PackedWeight | None) -> bool:
+    return weight is not None and weight.scheme == "fp8_rows"

@@ -1,0 +1,34 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import triton_cases  # noqa: F401 (leaves the module out where Triton is missing)
+
+KIB = 1024
+
+
+@pytest.mark.parametrize(
+    ("capability", "shared"), [(75, 64 * KIB), (90, 227 * KIB), (120, 99 * KIB)]
+)
+def test_kernels_compile_within_the_limits_of(capability: int, shared: int) -> None:
+    script = Path(__file__).with_name("triton_targets.py")
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, script, str(capability), str(shared)],
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    kernels = {report["kernel"] for report in reports}
+    assert {"_decode", "_prefill", "_rope_and_cache", "_rms_norm", "_linear", "_sample"} <= kernels
+    for report in reports:
+        assert report["shared"] <= shared, report
+        if capability >= 90:
+            assert report["stack"] == 0, f"registers spill: {report}"
+        if capability >= 80 and report["kernel"] in ("_decode", "_prefill"):
+            assert report["tensor_cores"], report

@@ -1,0 +1,114 @@
+"""Compile the kernels for a GPU that is not here: writes what each takes, as JSON lines.
+
+Usage: triton_targets.py CAPABILITY (such as 90) SHARED_BYTES. Launches go through the host
+functions as on that GPU, and end at the compiler.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from nimlite.kernels.base import Batch, KVLayout
+from nimlite.kernels.triton import activation, argmax, linear, norm, rope, sample, weights
+from nimlite.kernels.triton.attention_decode import DecodeConfig, DecodeWorkspace, attention_decode
+from nimlite.kernels.triton.attention_prefill import PrefillConfig, attention_prefill
+from nimlite.kernels.triton.device import Device
+from nimlite.kernels.triton.fp8 import FP8, quantize_rows
+
+CPU = torch.device("cpu")
+
+
+class Target:
+    """What Triton asks of a driver before it launches."""
+
+    def __init__(self, capability: int) -> None:
+        self._target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def report(name: str, compiled: Any) -> None:
+    cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [cuobjdump, "--dump-resource-usage", file.name], capture_output=True, text=True
+        ).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert found, usage
+    taken = {
+        "kernel": name,
+        "registers": int(found[1]),
+        "stack": int(found[2]),
+        "shared": compiled.metadata.shared,
+        "tensor_cores": bool(re.search(r"wgmma|mma\.sync|tcgen05", compiled.asm["ptx"])),
+    }
+    sys.stdout.write(json.dumps(taken) + "\n")
+
+
+def stop_at_the_compiler() -> None:
+    run = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        report(self.fn.__name__, run(self, *args, grid=grid, warmup=True, **options))
+
+    JITFunction.run = compile_only
+
+
+def launch_all(device: Device) -> None:
+    dtype = torch.bfloat16 if device.has_bf16 else torch.float16
+
+    def ints(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=torch.int32)
+
+    batch = Batch(ints(64), ints(64), ints(64), ints(33), ints(32), ints(32, 9), ints(32))
+    qkv, x = torch.zeros(64, 48 * 128, dtype=dtype), torch.zeros(64, 4096, dtype=dtype)
+    for kv_dtype in [dtype, FP8] if device.has_fp8 else [dtype]:
+        layout = KVLayout(9, 64, 8, 128, kv_dtype)
+        kv, o = torch.zeros((2, 9, 8, 64, 128), dtype=kv_dtype), torch.zeros_like(x)
+        decode = DecodeConfig.default(layout, device)
+        workspace = DecodeWorkspace.allocate(layout, 32, 64, decode, device, CPU)
+        attention_decode(qkv, kv, batch, layout, o, 1.0, decode, workspace, device)
+        prefill = PrefillConfig.default(layout, device)
+        attention_prefill(qkv, kv, batch, layout, o, 1.0, prefill, device, max_sequences=64)
+        rope.rope_and_cache(qkv, torch.zeros(99, 128), kv, batch, layout, device)
+    norm.add_rms_norm(x, x.clone(), x[0], 1e-5, device)
+    activation.gated_activation(x, "silu", device)
+    argmax.argmax(x, ints(64), device)
+    row = torch.zeros(64)
+    inputs = sample.SamplingInputs(row, ints(64), row, row, row)
+    sample.sample(x, inputs, ints(64), device)
+    scheme = weights.BF16_ROWS if device.has_bf16 else weights.FP16_ROWS
+    for one in [scheme, weights.FP8_ROWS] if device.has_fp8 else [scheme]:
+        weight = one.pack(torch.zeros(1024, 4096))
+        room = linear.LinearWorkspace.allocate(CPU)
+        for num_rows in (1, 16):
+            rows: Any = x[:num_rows]
+            rows = quantize_rows(rows, device) if one is weights.FP8_ROWS else rows
+            config = linear.candidates(num_rows, weight, room, device)[0]
+            linear.linear(rows, weight, None, config, room, device, dtype)
+
+
+if __name__ == "__main__":
+    capability, shared_bytes = int(sys.argv[1]), int(sys.argv[2])
+    driver.set_active(Target(capability))
+    stop_at_the_compiler()
+    launch_all(Device(divmod(capability, 10), 132, shared_bytes, capability >= 90))
