@@ -65,3 +65,42 @@ def cpu(
 def perplexity(json: JsonOption = None) -> None:
     """What each precision of the embedded model loses against fp32."""
     cpu(only=["perplexity"], json=json)
+
+
+@app.command()
+def offline(
+    config: Annotated[Path, typer.Option(help="A Hugging Face config.json, or its directory.")],
+    precision: Annotated[str, typer.Option(help="bf16 or fp8.")] = "bf16",
+    case: Annotated[
+        list[str] | None, typer.Option(help="Only these cases, such as bs1; repeatable.")
+    ] = None,
+    max_batch_size: Annotated[int, typer.Option(help="Sequences that run at once.")] = 1024,
+    max_num_tokens: Annotated[int, typer.Option(help="The token budget of a step.")] = 8192,
+    json: JsonOption = None,
+    peer: Annotated[
+        Path | None, typer.Option(help="A peer's JSON lines; the ratio to it is printed.")
+    ] = None,
+) -> None:
+    """The engine alone on one GPU, with random weights and fixed lengths."""
+    from nimlite.bench.offline import CASES, OfflineResult, read_peer, run_offline
+    from nimlite.profiles.manifest import Precision
+
+    peers = read_peer(peer) if peer else {}
+    lines: list[str] = []
+
+    def report(result: OfflineResult) -> None:
+        lines.append(result.json_line())
+        found = peers.get(result.case.name)
+        ratio = f"   {result.output_tok_s / found:.2f} x the peer" if found else ""
+        typer.echo(f"{lines[-1]}{ratio}")
+
+    run_offline(
+        config / "config.json" if config.is_dir() else config,
+        Precision(precision),
+        [CASES[name] for name in case or CASES],
+        report,
+        max_batch_size=max_batch_size,
+        max_num_tokens=max_num_tokens,
+    )
+    if json:
+        json.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -32,6 +32,12 @@ from nimlite.settings import default_cache_path
 _LOGIT_ROWS = 64
 """Prompt positions a step whose logits are computed for `prompt_logprobs`."""
 
+_KV_DTYPES = {
+    Precision.FP32: torch.float32,
+    Precision.BF16: torch.bfloat16,
+    Precision.FP8: torch.float8_e4m3fn,
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
@@ -225,7 +231,7 @@ class Engine:
 def kv_layout(spec: ModelSpec, profile: Profile) -> KVLayout:
     """The pool that the profile's bytes pay for."""
     assert profile.kv_cache_bytes is not None, "the selection decides the size of the pool"
-    dtype = torch.float32 if profile.kv_precision is Precision.FP32 else torch.bfloat16
+    dtype = _KV_DTYPES[profile.kv_precision]
     block_bytes = spec.kv_bytes_per_token(dtype.itemsize) * profile.block_size
     return KVLayout(
         num_blocks=int(profile.kv_cache_bytes // block_bytes),

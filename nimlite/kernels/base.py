@@ -62,7 +62,11 @@ class KVLayout:
 
 
 class Kernels(Protocol):
-    """The operations. Activations are fp32 on the CPU; on a GPU they have the profile's dtype."""
+    """The operations. Activations are fp32 on the CPU; on a GPU they have the profile's dtype.
+
+    `consumer` is the weight that a result is multiplied with next: where that takes rounded
+    activations, the result may be rounded already, and only `linear` can read it.
+    """
 
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
         """The whole pool, [layers, 2, blocks, G, …]: strides and inner layout belong to the
@@ -78,11 +82,22 @@ class Kernels(Protocol):
     def embed(self, weight: PackedWeight, token_ids_T: torch.Tensor) -> torch.Tensor:
         """Rows of the embedding: x_TD."""
 
-    def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+    def rms_norm(
+        self,
+        x_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        eps: float,
+        consumer: PackedWeight | None = None,
+    ) -> torch.Tensor:
         """x / rms(x) * weight."""
 
     def add_rms_norm(
-        self, x_TD: torch.Tensor, residual_TD: torch.Tensor, weight_D: torch.Tensor, eps: float
+        self,
+        x_TD: torch.Tensor,
+        residual_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        eps: float,
+        consumer: PackedWeight | None = None,
     ) -> torch.Tensor:
         """residual += x in place, then its norm."""
 
@@ -114,7 +129,9 @@ class Kernels(Protocol):
     ) -> torch.Tensor:
         """Causal attention of the queries in qkv over the paged context: o_T(H*K)."""
 
-    def gated_activation(self, gate_up_T2I: torch.Tensor, activation: str) -> torch.Tensor:
+    def gated_activation(
+        self, gate_up_T2I: torch.Tensor, activation: str, consumer: PackedWeight | None = None
+    ) -> torch.Tensor:
         """activation(gate) * up: y_TI."""
 
     def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:

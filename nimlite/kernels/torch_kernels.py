@@ -45,11 +45,22 @@ class TorchKernels:
     def embed(self, weight: PackedWeight, token_ids_T: torch.Tensor) -> torch.Tensor:
         return self._weight(weight)[token_ids_T.long()].float()
 
-    def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+    def rms_norm(
+        self,
+        x_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        eps: float,
+        consumer: PackedWeight | None = None,
+    ) -> torch.Tensor:
         return F.rms_norm(x_TD, (x_TD.shape[-1],), weight_D, eps)
 
     def add_rms_norm(
-        self, x_TD: torch.Tensor, residual_TD: torch.Tensor, weight_D: torch.Tensor, eps: float
+        self,
+        x_TD: torch.Tensor,
+        residual_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        eps: float,
+        consumer: PackedWeight | None = None,
     ) -> torch.Tensor:
         return self.rms_norm(residual_TD.add_(x_TD), weight_D, eps)
 
@@ -107,7 +118,9 @@ class TorchKernels:
             o_THK[queries] = o[0].transpose(0, 1)
         return o_THK.flatten(1)
 
-    def gated_activation(self, gate_up_T2I: torch.Tensor, activation: str) -> torch.Tensor:
+    def gated_activation(
+        self, gate_up_T2I: torch.Tensor, activation: str, consumer: PackedWeight | None = None
+    ) -> torch.Tensor:
         gate, up = gate_up_T2I.chunk(2, dim=-1)
         return ACTIVATIONS[activation](gate) * up
 

@@ -40,7 +40,9 @@ class Decoder:
         cls, spec: ModelSpec, weights: Weights, layout: KVLayout, shard: Shard = WHOLE
     ) -> "Decoder":
         """Assemble the layers from one rank's engine tensors; nothing is copied."""
+        final_norm_D = dense(weights, "final_norm")
         cos_sin_PK = cos_sin_table(spec.rope, spec.head_dim, spec.max_positions)
+        cos_sin_PK = cos_sin_PK.to(final_norm_D.device)
         blocks = tuple(
             Block(
                 input_norm_D=dense(weights, f"layers.{i}.input_norm"),
@@ -62,18 +64,21 @@ class Decoder:
         )
         embedding = packed(weights, "embedding")
         head = Linear(embedding, None) if spec.tie_embeddings else Linear.load(weights, "head")
-        return cls(spec, layout, embedding, blocks, dense(weights, "final_norm"), head)
+        return cls(spec, layout, embedding, blocks, final_norm_D, head)
 
     def __call__(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         """Logits_RV of the batch's `logit_rows`, with the keys and values of its tokens written to
         `kv`, the whole pool."""
         eps = self.spec.norm_eps
         residual_TD = kernels.embed(self.embedding, batch.token_ids_T)
-        x_TD = kernels.rms_norm(residual_TD, self.blocks[0].input_norm_D, eps)
-        next_norms = [block.input_norm_D for block in self.blocks[1:]] + [self.final_norm_D]
-        for layer, (block, next_norm_D) in enumerate(zip(self.blocks, next_norms, strict=True)):
+        first = self.blocks[0]
+        x_TD = kernels.rms_norm(residual_TD, first.input_norm_D, eps, first.attention.qkv.weight)
+        nexts = [(block.input_norm_D, block.attention.qkv) for block in self.blocks[1:]]
+        nexts.append((self.final_norm_D, self.head))
+        for layer, (block, (norm_D, consumer)) in enumerate(zip(self.blocks, nexts, strict=True)):
+            gate_up = block.mlp.gate_up.weight
             x_TD = block.attention(x_TD, kv[layer], batch, kernels)
-            x_TD = kernels.add_rms_norm(x_TD, residual_TD, block.post_norm_D, eps)
+            x_TD = kernels.add_rms_norm(x_TD, residual_TD, block.post_norm_D, eps, gate_up)
             x_TD = block.mlp(x_TD, kernels)
-            x_TD = kernels.add_rms_norm(x_TD, residual_TD, next_norm_D, eps)
+            x_TD = kernels.add_rms_norm(x_TD, residual_TD, norm_D, eps, consumer.weight)
         return self.head(kernels.take_rows(x_TD, batch.logit_rows_R), kernels)

@@ -17,6 +17,6 @@ class GatedMLP:
     activation: str
 
     def __call__(self, x_TD: torch.Tensor, kernels: Kernels) -> torch.Tensor:
-        return self.down(
-            kernels.gated_activation(self.gate_up(x_TD, kernels), self.activation), kernels
-        )
+        gate_up_T2I = self.gate_up(x_TD, kernels)
+        y_TI = kernels.gated_activation(gate_up_T2I, self.activation, self.down.weight)
+        return self.down(y_TI, kernels)

@@ -16,6 +16,8 @@ class Precision(enum.StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+    FP8 = "fp8"
+    """e4m3, a scale a row, activations too (GPUs from compute capability 8.9 on)."""
     INT8 = "int8"
     """Weight-only, symmetric, groups of 32."""
     INT4 = "int4"

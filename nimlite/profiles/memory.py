@@ -10,11 +10,12 @@ _GROUP = 32
 _WEIGHT_BYTES = {
     Precision.FP32: 4.0,
     Precision.BF16: 2.0,
+    Precision.FP8: 1.0,
     Precision.INT8: 1 + 2 / _GROUP,
     Precision.INT4: 0.5 + 4 / _GROUP,
 }
 """Bytes a weight; the integers share an fp16 scale (int4: and a minimum) in groups of 32."""
-_KV_BYTES = {Precision.FP32: 4.0, Precision.BF16: 2.0}
+_KV_BYTES = {Precision.FP32: 4.0, Precision.BF16: 2.0, Precision.FP8: 1.0}
 _RUNTIME_BYTES = {Device.CPU: 384 << 20, Device.GPU: 768 << 20}
 """Python and torch with their libraries; on a GPU the CUDA context."""
 

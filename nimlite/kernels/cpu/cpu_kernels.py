@@ -67,13 +67,24 @@ class CpuKernels:
         )
         return y_TD
 
-    def rms_norm(self, x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
+    def rms_norm(
+        self,
+        x_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        eps: float,
+        consumer: PackedWeight | None = None,
+    ) -> torch.Tensor:
         y_TD = self._empty(x_TD, x_TD.shape[1])
         self._submit(OpCode.RMS_NORM, x_TD, [x_TD, weight_D, y_TD], [x_TD.shape[1]], eps)
         return y_TD
 
     def add_rms_norm(
-        self, x_TD: torch.Tensor, residual_TD: torch.Tensor, weight_D: torch.Tensor, eps: float
+        self,
+        x_TD: torch.Tensor,
+        residual_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        eps: float,
+        consumer: PackedWeight | None = None,
     ) -> torch.Tensor:
         y_TD = self._empty(x_TD, x_TD.shape[1])
         self._submit(
@@ -133,7 +144,9 @@ class CpuKernels:
         )
         return y_TD
 
-    def gated_activation(self, gate_up_T2I: torch.Tensor, activation: str) -> torch.Tensor:
+    def gated_activation(
+        self, gate_up_T2I: torch.Tensor, activation: str, consumer: PackedWeight | None = None
+    ) -> torch.Tensor:
         size = gate_up_T2I.shape[1] // 2
         y_TI = self._empty(gate_up_T2I, size)
         self._submit(
