@@ -28,6 +28,14 @@ def test_dense_weights_take_any_number_of_columns(kernels: CpuKernels, name: str
     assert relative_error(kernels.linear(x_TC, weight, None), expected) <= ROUNDING
 
 
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+def test_long_sums_are_no_less_exact_than_torch_s(kernels: CpuKernels, name: str) -> None:
+    weight, x_TC = SCHEMES[name].pack(random(64, 1536)), random(12, 1536, seed=1)
+    exact = x_TC.double() @ unpack(weight).double().T
+    in_torch = (SCHEMES[name].linear(x_TC, weight) - exact).norm()
+    assert (kernels.linear(x_TC, weight, None) - exact).norm() <= in_torch
+
+
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_rows_of_zeros_and_large_values_are_kept(kernels: CpuKernels, name: str) -> None:
     weight = SCHEMES[name].pack(random(32, 64))

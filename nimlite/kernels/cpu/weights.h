@@ -5,6 +5,8 @@
 // in order: [group][…][MR]. `multiply` runs one block of MR rows against one tile. The order of
 // every sum is the same for all MR: a row's result does not depend on the rows beside it.
 #pragma once
+#include <algorithm>
+
 #include "op.h"
 #include "vector.h"
 
@@ -12,9 +14,13 @@ namespace nimlite {
 
 constexpr int64_t kTile = 16;
 constexpr int64_t kGroup = 32;
+constexpr int64_t kSection = 32;  // columns
 constexpr int64_t kAhead = 8192;  // bytes between a read and the prefetch that runs before it
 
 // fp32 and bf16: weight [N/16, C, 16]; activations [C][MR].
+//
+// Each section of the columns is summed apart and then added: rounding errors grow with the length
+// of the chains instead of with C, and the processor overlaps the chains of two sections.
 template <class Number>
 struct DenseWeight {
     using Element = typename Number::Element;
@@ -30,14 +36,18 @@ struct DenseWeight {
     template <int MR>
     static NIMLITE_INLINE void multiply(const char* packed, const Weight& weight, int64_t tile,
                                         f32x16* sums) {
-        const int64_t num_columns = weight.num_columns;
         const float* x = (const float*)packed;
-        const Element* w = (const Element*)weight.weight + tile * num_columns * kTile;
-        for (int64_t c = 0; c < num_columns; ++c, x += MR, w += kTile) {
-            prefetch((const char*)w + kAhead);
-            const f32x16 column = Number::load(w);
+        const Element* w = (const Element*)weight.weight + tile * weight.num_columns * kTile;
+        for (int64_t left = weight.num_columns; left > 0; left -= kSection) {
+            f32x16 section[MR] = {};
+            for (int64_t c = std::min(left, kSection); c > 0; --c, x += MR, w += kTile) {
+                prefetch((const char*)w + kAhead);
+                const f32x16 column = Number::load(w);
 #pragma GCC unroll 16
-            for (int r = 0; r < MR; ++r) sums[r] = fma(broadcast(x[r]), column, sums[r]);
+                for (int r = 0; r < MR; ++r) section[r] = fma(broadcast(x[r]), column, section[r]);
+            }
+#pragma GCC unroll 16
+            for (int r = 0; r < MR; ++r) sums[r] += section[r];
         }
     }
 };
