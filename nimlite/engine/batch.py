@@ -78,14 +78,21 @@ class _HostArrays:
         for index, chunk in enumerate(plan.chunks):
             sequence, start, num_tokens, num_logit_rows = chunk[:4]
             end, table = start + num_tokens, chunk.block_table
-            known = sequence.token_ids[start:end]
-            token_ids += known
-            sources += [-1] * len(known)
-            if len(known) < num_tokens:
-                token_ids.append(0)
-                sources.append(sampled_rows[sequence])
-            positions += range(start, end)
-            slots += [table[p // size] * size + p % size for p in range(start, end)]
+            if num_tokens == 1:  # most are decodes: no ranges for them
+                is_known = start < len(sequence.token_ids)
+                token_ids.append(sequence.token_ids[start] if is_known else 0)
+                sources.append(-1 if is_known else sampled_rows[sequence])
+                positions.append(start)
+                slots.append(table[start // size] * size + start % size)
+            else:
+                known = sequence.token_ids[start:end]
+                token_ids += known
+                sources += [-1] * len(known)
+                if len(known) < num_tokens:
+                    token_ids.append(0)
+                    sources.append(sampled_rows[sequence])
+                positions += range(start, end)
+                slots += [table[p // size] * size + p % size for p in range(start, end)]
             logit_rows += range(len(token_ids) - num_logit_rows, len(token_ids))
             query_starts.append(len(token_ids))
             context_lens.append(end)

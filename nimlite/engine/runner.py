@@ -50,7 +50,7 @@ class Runner:
         prompt_logprobs: list[tuple[Logprob, ...]] = []
         num_rows = 0
         for chunk in plan.chunks:
-            prompt_logprobs.append(_prompt_logprobs(chunk, logits_RV[num_rows:]))
+            prompt_logprobs.append(_prompt_logprobs(chunk, logits_RV, num_rows))
             num_rows += chunk.num_logit_rows
             if chunk.samples:
                 last_rows.append(num_rows - 1)
@@ -92,9 +92,10 @@ def _row(chunk: ScheduledChunk, sampled_rows: Mapping[RequestSequence, int]) -> 
     )
 
 
-def _prompt_logprobs(chunk: ScheduledChunk, logits_RV: torch.Tensor) -> tuple[Logprob, ...]:
-    """Of the prompt's tokens that follow the chunk's ones; `logits_RV` begins with the chunk's
-    rows."""
+def _prompt_logprobs(
+    chunk: ScheduledChunk, logits_RV: torch.Tensor, first_row: int
+) -> tuple[Logprob, ...]:
+    """Of the prompt's tokens that follow the chunk's ones, whose rows begin at `first_row`."""
     sequence = chunk.sequence
     count = sequence.request.params.prompt_logprobs
     if count is None or chunk.num_logit_rows < chunk.num_tokens:
@@ -102,5 +103,6 @@ def _prompt_logprobs(chunk: ScheduledChunk, logits_RV: torch.Tensor) -> tuple[Lo
     end = min(chunk.start + chunk.num_tokens + 1, sequence.num_prompt_tokens)
     following = sequence.token_ids[chunk.start + 1 : end]
     return tuple(
-        logprob_of(logits_RV[row], token_id, count) for row, token_id in enumerate(following)
+        logprob_of(logits_RV[row], token_id, count)
+        for row, token_id in enumerate(following, first_row)
     )

@@ -7,8 +7,7 @@ outputs), so a request's text does not depend on what else is in the batch.
 import hashlib
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -25,8 +24,7 @@ _MIN_TEMPERATURE = 1e-5
 """Below it the logits would leave the range of fp32; the choice is the most likely token anyway."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingRow:
+class SamplingRow(NamedTuple):
     """What the choice of one token depends on, besides its logits."""
 
     params: SamplingParams

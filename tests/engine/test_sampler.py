@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import pytest
@@ -177,5 +176,5 @@ def test_a_token_that_only_the_device_knows_is_counted():
     params = {"temperature": 0.0, "frequency_penalty": 1.0}
     first = row(tokens=(9,), prompt=1, **params)
     assert [t.token_id for t in sampler.launch(logits, [row(temperature=0.0), first])()] == [1, 1]
-    second = dataclasses.replace(first, output_index=1, pending_row=1)
+    second = first._replace(output_index=1, pending_row=1)
     assert choose(sampler, logits[0], second) == 2
