@@ -100,10 +100,12 @@ def test_names_and_threads(store: Store, progress: LineProgress, checkpoint: Pat
     assert (named.served_names, named.num_threads) == (("a", "b"), 3)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 def test_a_directory_is_built_once_and_served(
-    store: Store, progress: LineProgress, lines: list[str], checkpoint: Path
+    store: Store, progress: LineProgress, lines: list[str], checkpoint: Path, precision: str
 ) -> None:
-    plan = plan_for(checkpoint, store, progress, NIM_MAX_MODEL_LEN="128")
+    tags = {"NIM_TAGS_SELECTOR": f"precision={precision}"}
+    plan = plan_for(checkpoint, store, progress, NIM_MAX_MODEL_LEN="128", **tags)
     kernels = prepare_kernels(plan, store, progress)
     built = prepare_engine(plan, store, kernels, progress)
     assert built.path.is_relative_to(store.root / "engines" / "tiny-llama")

@@ -28,7 +28,7 @@ def cpu_kernels(cache_dir: Path, num_threads: int) -> SelectedKernels:
         library = load(cache_dir)
     except LibraryUnavailableError as error:
         torch.set_num_threads(num_threads)
-        reason = f"Plain torch in bf16, several times slower: {error}."
-        return SelectedKernels(TorchKernels(weight_dtype=torch.bfloat16), reason)
+        reason = f"Plain torch, several times slower: {error}."
+        return SelectedKernels(TorchKernels(), reason)
     reason = f"C++ kernels built for this processor, on {num_threads} thread(s)."
     return SelectedKernels(CpuKernels(library, num_threads), reason)

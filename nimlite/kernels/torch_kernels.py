@@ -19,17 +19,14 @@ ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class TorchKernels:
-    """`Kernels` in torch's own operations. Weights are unpacked at the first use, and kept."""
+    """`Kernels` in torch's own operations.
 
-    def __init__(
-        self,
-        device: torch.device | str = "cpu",
-        weight_dtype: torch.dtype = torch.float32,
-    ) -> None:
-        """`weight_dtype`: what weights are unpacked to and multiplied in (bf16 halves the memory
-        and doubles the speed)."""
+    Weights are unpacked at the first use, and kept: fp32 ones as they are; all others in bf16,
+    which halves the memory and doubles the speed. Products have the precision of their weight.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = torch.device(device)
-        self._weight_dtype = weight_dtype
         self._unpacked: WeakKeyDictionary[PackedWeight, torch.Tensor] = WeakKeyDictionary()
 
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
@@ -67,7 +64,8 @@ class TorchKernels:
     def linear(
         self, x_TC: torch.Tensor, weight: PackedWeight, bias_N: torch.Tensor | None
     ) -> torch.Tensor:
-        y_TN = F.linear(x_TC.to(self._weight_dtype), self._weight(weight)).to(x_TC.dtype)
+        weight_NC = self._weight(weight)
+        y_TN = F.linear(x_TC.to(weight_NC.dtype), weight_NC).to(x_TC.dtype)
         return y_TN if bias_N is None else y_TN + bias_N
 
     def rope_and_cache(
@@ -129,8 +127,8 @@ class TorchKernels:
 
     def _weight(self, weight: PackedWeight) -> torch.Tensor:
         if weight not in self._unpacked:
-            unpacked = quant.unpack(weight).to(self._device, self._weight_dtype)
-            self._unpacked[weight] = unpacked
+            dtype = torch.float32 if weight.scheme == "fp32" else torch.bfloat16
+            self._unpacked[weight] = quant.unpack(weight).to(self._device, dtype)
         return self._unpacked[weight]
 
 
