@@ -135,8 +135,9 @@ def prepare_kernels(plan: Plan, store: Store, progress: Progress) -> "Kernels":
     """The operations of this machine: found in the cache or compiled, or plain torch."""
     from nimlite.kernels import cpu_kernels
 
+    head_dim = plan.selection.manifest.spec.head_dim
     with progress.task("Prepare the kernels", None, ""):
-        selected = cpu_kernels(store.kernels, plan.num_threads)
+        selected = cpu_kernels(store.kernels, plan.num_threads, head_dim)
     _log.info("%s", selected.reason)
     return selected.kernels
 

@@ -103,8 +103,10 @@ class Engine:
         for something that is no engine, ChecksumError for a damaged one.
         """
         threads = num_threads or len(os.sched_getaffinity(0))
-        selected = cpu_kernels(default_cache_path() / "kernels", threads)
-        return cls.open(open_engine(Path(directory)), kernels=selected.kernels)
+        opened = open_engine(Path(directory))
+        head_dim = opened.config.spec.head_dim
+        selected = cpu_kernels(default_cache_path() / "kernels", threads, head_dim)
+        return cls.open(opened, kernels=selected.kernels)
 
     @classmethod
     def open(

@@ -70,9 +70,7 @@ class Kernels(Protocol):
 
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
         """The whole pool, [layers, 2, blocks, G, …]: strides and inner layout belong to the
-        implementation. Index [l, 0] holds keys, [l, 1] values; [:, :, b] is all of block b.
-
-        Raises ModelError for a shape that the device's attention can't do."""
+        implementation. Index [l, 0] holds keys, [l, 1] values; [:, :, b] is all of block b."""
 
     def capture(self, forward: Forward, batch: Batch) -> Step:
         """Prepare `forward` to run again and again over the static buffers of `batch`, with the

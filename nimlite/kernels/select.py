@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from nimlite.kernels.base import Kernels
-from nimlite.kernels.cpu.cpu_kernels import CpuKernels
+from nimlite.kernels.cpu.cpu_kernels import MAX_HEAD_DIM, CpuKernels, supports_heads
 from nimlite.kernels.cpu.library import LibraryUnavailableError, load
 from nimlite.kernels.torch_kernels import TorchKernels
 
@@ -19,16 +19,23 @@ class SelectedKernels:
     reason: str
 
 
-def cpu_kernels(cache_dir: Path, num_threads: int) -> SelectedKernels:
-    """The C++ kernels, or plain torch where they can't be built.
+def cpu_kernels(cache_dir: Path, num_threads: int, head_dim: int) -> SelectedKernels:
+    """The C++ kernels, or plain torch where they can't be built or do not know the model's heads.
 
     Sets torch's own number of threads too where torch computes.
     """
-    try:
-        library = load(cache_dir)
-    except LibraryUnavailableError as error:
-        torch.set_num_threads(num_threads)
-        reason = f"Plain torch, several times slower: {error}."
-        return SelectedKernels(TorchKernels(), reason)
-    reason = f"C++ kernels built for this processor, on {num_threads} thread(s)."
-    return SelectedKernels(CpuKernels(library, num_threads), reason)
+    if supports_heads(head_dim):
+        try:
+            library = load(cache_dir)
+        except LibraryUnavailableError as error:
+            problem = str(error)
+        else:
+            reason = f"C++ kernels built for this processor, on {num_threads} thread(s)."
+            return SelectedKernels(CpuKernels(library, num_threads), reason)
+    else:
+        problem = (
+            f"the C++ kernels know heads of 16, 32, 48, … {MAX_HEAD_DIM} dimensions, and this "
+            f"model has heads of {head_dim}"
+        )
+    torch.set_num_threads(num_threads)
+    return SelectedKernels(TorchKernels(), f"Plain torch, several times slower: {problem}.")

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import Heads, ragged_batch, random, relative_error
 
-from nimlite.errors import ModelError
 from nimlite.kernels.base import Batch, Kernels
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 from nimlite.kernels.cpu.library import Library
@@ -99,14 +98,3 @@ def test_threads_do_not_change_the_result(kernels: CpuKernels) -> None:
     expected, _ = Pool(kernels, SMOL, chunks).attend(chunks)
     value, _ = Pool(kernels.with_threads(3), SMOL, chunks).attend(chunks)
     assert torch.equal(value, expected)
-
-
-@pytest.mark.parametrize("head_dim", [20, 272])
-def test_head_sizes_that_are_not_supported_are_named(kernels: CpuKernels, head_dim: int) -> None:
-    layout = Heads(num_heads=1, num_kv_heads=1, head_dim=head_dim).layout(1)
-    with pytest.raises(ModelError) as error:
-        kernels.allocate_kv(1, layout)
-    assert str(error.value) == (
-        f"Heads of {head_dim} dimensions are not supported on this CPU; "
-        "supported are multiples of 16 up to 256."
-    )

@@ -5,16 +5,26 @@ from contextlib import contextmanager
 
 import torch
 
-from nimlite.errors import ModelError
 from nimlite.kernels.base import Batch, Counts, Forward, KVLayout, Step
 from nimlite.kernels.cpu.graph import Graph
 from nimlite.kernels.cpu.library import Library
 from nimlite.kernels.cpu.op import ACTIVATIONS, KV_TYPES, SCHEMES, Op, OpCode, Rows, RunCounts
 from nimlite.quant.base import GROUP, PackedWeight
 
+MAX_HEAD_DIM = 256
+"""As in attention.cpp."""
+
+
+def supports_heads(head_dim: int) -> bool:
+    """Whether the kernels can do a model's attention."""
+    return head_dim % 16 == 0 and head_dim <= MAX_HEAD_DIM
+
 
 class CpuKernels:
-    """Activations are fp32. A row's result depends on no other row of the step, bit for bit."""
+    """Activations are fp32. A row's result depends on no other row of the step, bit for bit.
+
+    For models whose heads it `supports_heads` of, over blocks of a multiple of 16 tokens.
+    """
 
     def __init__(self, library: Library, num_threads: int) -> None:
         self._library = library
@@ -27,11 +37,7 @@ class CpuKernels:
 
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
         assert layout.block_size % 16 == 0
-        if layout.head_dim % 16 or layout.head_dim > 256:
-            raise ModelError(
-                f"Heads of {layout.head_dim} dimensions are not supported on this CPU; "
-                "supported are multiples of 16 up to 256."
-            )
+        assert supports_heads(layout.head_dim)
         # a head's keys and values of one block lie side by side: fewer, longer reads
         shape = (num_layers, layout.num_blocks, layout.num_kv_heads, 2)
         pool = torch.zeros(*shape, layout.block_size * layout.head_dim, dtype=layout.dtype)
