@@ -261,8 +261,8 @@ def candidates(
 
 # outputs, bytes of columns, warps, stages
 _TILES = (
-    (64, 512, 4, 3),
     (64, 256, 4, 4),
+    (64, 512, 4, 3),
     (128, 256, 4, 4),
     (128, 256, 8, 3),
     (32, 512, 4, 4),
