@@ -59,6 +59,10 @@ class DecodeGraphs:
         self._batch = batch
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._logits: torch.Tensor | None = None
+        # every graph reads its beginning, so it must live as long as they do
+        self._starts_S1 = torch.arange(
+            len(batch.query_starts_S1), dtype=torch.int32, device=batch.query_starts_S1.device
+        )
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -83,8 +87,7 @@ class DecodeGraphs:
         """Run once to compile and to choose, then record."""
         part = used_part(self._batch, Counts(size, size, size))
         pad(self._batch, Counts(0, 0, 0), size)
-        starts = torch.arange(size + 1, dtype=torch.int32, device=part.query_starts_S1.device)
-        part = dataclasses.replace(part, query_starts_S1=starts)
+        part = dataclasses.replace(part, query_starts_S1=self._starts_S1[: size + 1])
         self._forward(part)
         torch.cuda.current_stream().synchronize()
         graph = torch.cuda.CUDAGraph()
