@@ -8,7 +8,8 @@ from nimlite.engine.device_sampler import DeviceSampler
 from nimlite.engine.engine import Engine, kv_layout
 from nimlite.kernels.base import Batch, KVLayout
 from nimlite.kernels.triton.kernels import TritonKernels
-from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS
+from nimlite.kernels.triton.tuning import choose
+from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, SCHEMES
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
 from nimlite.models.registry import weight_sources
@@ -51,7 +52,8 @@ def gpu_engine(
     prefix_caching: bool = True,
 ) -> Engine:
     """`profile.kv_cache_bytes` None: as much as the largest step leaves."""
-    kernels = TritonKernels(device, torch.bfloat16, profile.max_batch_size)
+    choices = choose(_products(weights), device, torch.bfloat16)
+    kernels = TritonKernels(device, torch.bfloat16, profile.max_batch_size, choices)
     if profile.kv_cache_bytes is None:
         num_bytes = measure_kv_bytes(spec, weights, profile, kernels, device)
         profile = dataclasses.replace(profile, kv_cache_bytes=num_bytes)
@@ -64,6 +66,15 @@ def gpu_engine(
         prefix_caching=prefix_caching,
         sampler=DeviceSampler(profile.max_batch_size, device),
     )
+
+
+def _products(weights: Weights) -> list[tuple[Scheme, int, int]]:
+    """The scheme and the shape of every matrix that is multiplied with."""
+    return [
+        (SCHEMES[weight.scheme], weight.num_rows, weight.num_columns)
+        for name, weight in weights.items()
+        if isinstance(weight, PackedWeight) and name != "embedding"
+    ]
 
 
 @torch.inference_mode()

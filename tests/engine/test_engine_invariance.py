@@ -14,6 +14,7 @@ from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 from nimlite.kernels.cpu.library import Library
 from nimlite.kernels.torch_kernels import TorchKernels
 from nimlite.profiles.manifest import Precision
+from nimlite.quant import SCHEMES
 
 MakeEngine = Callable[..., Engine]
 TEXT = (
@@ -95,7 +96,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", map(Precision, SCHEMES))
 def test_bit_for_bit_on_the_cpus_own_kernels(
     precision: Precision, tiny: Llama, library: Library
 ) -> None:
