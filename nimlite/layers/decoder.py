@@ -77,8 +77,13 @@ class Decoder:
         nexts.append((self.final_norm_D, self.head))
         for layer, (block, (norm_D, consumer)) in enumerate(zip(self.blocks, nexts, strict=True)):
             gate_up = block.mlp.gate_up.weight
-            x_TD = block.attention(x_TD, kv[layer], batch, kernels)
+            if layer < len(self.blocks) - 1:
+                x_TD = block.attention(x_TD, kv[layer], batch, kernels)
+            else:
+                # Nothing reads the last block's other rows: a prompt's cost only their attention.
+                x_TD = block.attention(x_TD, kv[layer], batch, kernels, batch.logit_rows_R)
+                residual_TD = kernels.take_rows(residual_TD, batch.logit_rows_R)
             x_TD = kernels.add_rms_norm(x_TD, residual_TD, block.post_norm_D, eps, gate_up)
             x_TD = block.mlp(x_TD, kernels)
             x_TD = kernels.add_rms_norm(x_TD, residual_TD, norm_D, eps, consumer.weight)
-        return self.head(kernels.take_rows(x_TD, batch.logit_rows_R), kernels)
+        return self.head(x_TD, kernels)

@@ -96,7 +96,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize("precision", map(Precision, SCHEMES))
+@pytest.mark.parametrize("precision", [Precision(name) for name in SCHEMES])
 def test_bit_for_bit_on_the_cpus_own_kernels(
     precision: Precision, tiny: Llama, library: Library
 ) -> None:
