@@ -21,15 +21,7 @@ constexpr int64_t kChunk = kVectors * kLanes;
 constexpr int64_t kMaxHeadDim = 256;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-struct Problem {
-    const float* qkv;
-    KvCache kv;
-    const int32_t *query_starts, *context_lens, *block_tables;
-    int64_t table_width;
-    float* y;
-    int64_t sequences, num_heads;
-    float scale;
-
+struct Problem : AttentionInputs {
     int64_t heads_per_group() const { return num_heads / kv.num_kv_heads; }
     int64_t query_width() const { return (num_heads + 2 * kv.num_kv_heads) * kv.head_dim; }
     int64_t rows(int64_t s) const {
@@ -39,6 +31,7 @@ struct Problem {
         return context_lens[s] - (query_starts[s + 1] - query_starts[s]);
     }
     int64_t tiles(int64_t s) const { return (rows(s) + kMaxRows - 1) / kMaxRows; }
+    int64_t tasks(int64_t s) const { return tiles(s) * kv.num_kv_heads; }
 };
 
 // Rows first … first + count of sequence s: row = query * heads_per_group + head.
@@ -255,15 +248,14 @@ constexpr std::array<TileKernel, sizeof...(Rows)> tile_kernels(std::index_sequen
     return {&run_tile<Number, int(Rows) + 1>...};
 }
 
-// Finds the tile of a task. A cursor walks forward: each thread meets its tasks in rising order.
+// Finds the tile of a task. A cursor walks forward: a range's tasks come in rising order.
 struct Cursor {
     const Problem& problem;
     int64_t sequence = 0, first_task = 0;
 
-    int64_t tasks() const { return problem.tiles(sequence) * problem.kv.num_kv_heads; }
-
     Tile find(int64_t task) {
-        for (; task - first_task >= tasks(); ++sequence) first_task += tasks();
+        for (; task - first_task >= problem.tasks(sequence); ++sequence)
+            first_task += problem.tasks(sequence);
         const int64_t tiles = problem.tiles(sequence), rows = problem.rows(sequence);
         const int64_t kv_head = (task - first_task) / tiles, tile = (task - first_task) % tiles;
         const int64_t begin = tile * rows / tiles, end = (tile + 1) * rows / tiles;
@@ -274,26 +266,27 @@ struct Cursor {
 };
 
 template <class Number>
-void run(const Problem& p) {
+void run(const Problem& p, Range tasks) {
     static constexpr auto kKernels = tile_kernels<Number>(std::make_index_sequence<kMaxRows>());
-    int64_t num_tasks = 0;
-    for (int64_t s = 0; s < p.sequences; ++s) num_tasks += p.tiles(s) * p.kv.num_kv_heads;
     Cursor cursor{p};
-#pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < num_tasks; ++task) {
+    for (int64_t task = tasks.begin; task < tasks.end; ++task) {
         const Tile tile = cursor.find(task);
-        kKernels[tile.count - 1](p, tile, cursor.find(std::min(task + 1, num_tasks - 1)));
+        kKernels[tile.count - 1](p, tile, cursor.find(std::min(task + 1, tasks.end - 1)));
     }
 }
 
 }  // namespace
 
-void attention(const float* qkv, const KvCache& kv, const int32_t* query_starts,
-               const int32_t* context_lens, const int32_t* block_tables, int64_t table_width,
-               float* y, int64_t sequences, int64_t num_heads, float scale) {
-    const Problem problem = {qkv,         kv, query_starts, context_lens, block_tables,
-                             table_width, y,  sequences,    num_heads,    scale};
-    kv.type == KvType::kFp32 ? run<Fp32>(problem) : run<Bf16>(problem);
+int64_t num_attention_tasks(const AttentionInputs& inputs) {
+    const Problem problem{inputs};
+    int64_t total = 0;
+    for (int64_t s = 0; s < inputs.sequences; ++s) total += problem.tasks(s);
+    return total;
+}
+
+void attention(const AttentionInputs& inputs, Range tasks) {
+    const Problem problem{inputs};
+    inputs.kv.type == KvType::kFp32 ? run<Fp32>(problem, tasks) : run<Bf16>(problem, tasks);
 }
 
 }  // namespace nimlite

@@ -7,7 +7,7 @@ import torch
 
 from nimlite.kernels.base import Batch, Counts, Forward, KVLayout, Step
 from nimlite.kernels.cpu.graph import Graph
-from nimlite.kernels.cpu.library import Library
+from nimlite.kernels.cpu.library import Library, Team
 from nimlite.kernels.cpu.op import ACTIVATIONS, KV_TYPES, SCHEMES, Op, OpCode, Rows, RunCounts
 from nimlite.quant.base import GROUP, PackedWeight
 
@@ -27,13 +27,12 @@ class CpuKernels:
     """
 
     def __init__(self, library: Library, num_threads: int) -> None:
-        self._library = library
-        self._num_threads = num_threads
+        self._team = Team(library, num_threads)
         self._graph: Graph | None = None
 
     def with_threads(self, num_threads: int) -> "CpuKernels":
         """The same kernels on another number of threads."""
-        return CpuKernels(self._library, num_threads)
+        return CpuKernels(self._team.library, num_threads)
 
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
         assert layout.block_size % 16 == 0
@@ -59,7 +58,7 @@ class CpuKernels:
         graph, and their results are buffers of the graph, for the largest step."""
         assert self._graph is None, "already recording"
         largest = Counts(len(batch.token_ids_T), len(batch.context_lens_S), len(batch.logit_rows_R))
-        graph = self._graph = Graph(self._library, self._num_threads, largest)
+        graph = self._graph = Graph(self._team, largest)
         try:
             yield graph
         finally:
@@ -194,7 +193,7 @@ class CpuKernels:
             return
         op = Op.of(code, Rows.TOKENS, tensors, sizes, scalar)
         counts = RunCounts(len(like), num_sequences, 0)
-        self._library.run((Op * 1)(op), counts, self._num_threads)
+        self._team.run((Op * 1)(op), counts)
 
 
 def _tensors(weight: PackedWeight) -> list[torch.Tensor | None]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from nimlite.kernels.base import Counts
-from nimlite.kernels.cpu.library import Library
+from nimlite.kernels.cpu.library import Team
 from nimlite.kernels.cpu.op import Op, Rows, RunCounts
 
 
@@ -49,9 +49,8 @@ class BufferPool:
 class Graph:
     """A recorded list of operations over static buffers."""
 
-    def __init__(self, library: Library, num_threads: int, largest: Counts) -> None:
-        self._library = library
-        self._num_threads = num_threads
+    def __init__(self, team: Team, largest: Counts) -> None:
+        self._team = team
         self._largest = largest
         self._pool = BufferPool()
         self._recorded: list[Op] = []
@@ -95,4 +94,4 @@ class Graph:
         assert tokens <= self._largest.num_tokens
         assert sequences <= self._largest.num_sequences
         assert rows <= self._largest.num_rows
-        self._library.run(self._ops, RunCounts(tokens, sequences, rows), self._num_threads)
+        self._team.run(self._ops, RunCounts(tokens, sequences, rows))

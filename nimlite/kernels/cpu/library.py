@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,6 @@ NATIVE = ("-march=native",)
 _FLAGS = (
     "-std=c++20",
     "-O3",
-    "-fopenmp",
     "-ffp-contract=off",
     "-fno-math-errno",
     "-fPIC",
@@ -34,18 +34,38 @@ class Library:
     """The loaded kernels."""
 
     def __init__(self, path: Path) -> None:
-        self._run = ctypes.CDLL(str(path)).nimlite_run
-        self._run.restype = None
-        self._run.argtypes = (
+        library = ctypes.CDLL(str(path))
+        self.team_new = library.nimlite_team_new
+        self.team_new.restype = ctypes.c_void_p
+        self.team_new.argtypes = (ctypes.c_int32,)
+        self.team_delete = library.nimlite_team_delete
+        self.team_delete.restype = None
+        self.team_delete.argtypes = (ctypes.c_void_p,)
+        self.run = library.nimlite_run
+        self.run.restype = None
+        self.run.argtypes = (
+            ctypes.c_void_p,
             ctypes.POINTER(Op),
             ctypes.c_int64,
             ctypes.POINTER(RunCounts),
-            ctypes.c_int32,
         )
 
-    def run(self, ops: "ctypes.Array[Op]", counts: RunCounts, num_threads: int) -> None:
-        """Run the operations in order, without the interpreter's lock."""
-        self._run(ops, len(ops), ctypes.byref(counts), num_threads)
+
+class Team:
+    """Threads that run operations together; they sleep while there are none."""
+
+    def __init__(self, library: Library, num_threads: int) -> None:
+        self.library = library
+        self._team = library.team_new(num_threads)
+        # Not at exit: an operation may be running, and the threads end with the process.
+        weakref.finalize(self, library.team_delete, self._team).atexit = False
+
+    def run(self, ops: "ctypes.Array[Op]", counts: RunCounts) -> None:
+        """Run the operations in order, without the interpreter's lock.
+
+        Any thread may call it: while one is using the team, others work alone.
+        """
+        self.library.run(self._team, ops, len(ops), ctypes.byref(counts))
 
 
 def load(cache_dir: Path, machine: Sequence[str] = NATIVE) -> Library:
@@ -99,7 +119,7 @@ def _build(path: Path, machine: Sequence[str]) -> None:
             message = b"".join(failures).decode(errors="replace")
             raise LibraryUnavailableError(f"{COMPILER} failed: {message.strip()[-2000:]}")
         linked = Path(directory, path.name)
-        _compiler("-shared", "-fopenmp", *objects, "-o", str(linked))
+        _compiler("-shared", "-pthread", *objects, "-o", str(linked))
         os.replace(linked, path)
 
 

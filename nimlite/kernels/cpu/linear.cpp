@@ -53,25 +53,39 @@ constexpr std::array<BlockKernel, sizeof...(Rows)> block_kernels(std::index_sequ
 }
 
 template <class Policy>
-void linear(const float* x, const Weight& weight, const float* bias, float* y, char* scratch,
-            int64_t rows) {
+void pack(const float* x, const Weight& weight, char* packed, int64_t rows, Range range) {
+    const Blocks blocks(rows);
+    const int64_t row_bytes = Policy::row_bytes(weight.num_columns);
+    for (int64_t block = range.begin; block < range.end; ++block) {
+        const int64_t first = blocks.first_row(block);
+        Policy::pack(x + first * weight.num_columns, weight.num_columns, blocks.rows(block),
+                     packed + first * row_bytes);
+    }
+}
+
+template <class Policy>
+void multiply(const char* packed, const Weight& weight, const float* bias, float* y, int64_t rows,
+              Range tiles) {
     static constexpr auto kKernels = block_kernels<Policy>(std::make_index_sequence<kMaxRows>());
     const Blocks blocks(rows);
     const int64_t row_bytes = Policy::row_bytes(weight.num_columns);
-#pragma omp for schedule(static)
-    for (int64_t block = 0; block < blocks.count; ++block) {
-        const int64_t first = blocks.first_row(block);
-        Policy::pack(x + first * weight.num_columns, weight.num_columns, blocks.rows(block),
-                     scratch + first * row_bytes);
-    }
-    const int64_t num_tiles = (weight.num_rows + kTile - 1) / kTile;
-#pragma omp for schedule(static)
-    for (int64_t tile = 0; tile < num_tiles; ++tile)
+    for (int64_t tile = tiles.begin; tile < tiles.end; ++tile)
         for (int64_t block = 0; block < blocks.count; ++block) {
             const int64_t first = blocks.first_row(block);
-            kKernels[blocks.rows(block) - 1](scratch + first * row_bytes, weight, tile, bias,
+            kKernels[blocks.rows(block) - 1](packed + first * row_bytes, weight, tile, bias,
                                              y + first * weight.num_rows);
         }
+}
+
+// Calls visit(policy) with the policy of a scheme.
+template <class Visit>
+void with_policy(Scheme scheme, Visit visit) {
+    switch (scheme) {
+        case Scheme::kFp32: return visit(DenseWeight<Fp32>());
+        case Scheme::kBf16: return visit(DenseWeight<Bf16>());
+        case Scheme::kInt8: return visit(Int8Weight());
+        case Scheme::kInt4: return visit(Int4Weight());
+    }
 }
 
 // Element (n, c) of a weight.
@@ -98,20 +112,25 @@ float element(const Weight& w, int64_t n, int64_t c) {
 
 }  // namespace
 
-void linear(const float* x, const Weight& weight, const float* bias, float* y, void* scratch,
-            int64_t rows) {
-    char* packed = (char*)scratch;
-    switch (weight.scheme) {
-        case Scheme::kFp32: return linear<DenseWeight<Fp32>>(x, weight, bias, y, packed, rows);
-        case Scheme::kBf16: return linear<DenseWeight<Bf16>>(x, weight, bias, y, packed, rows);
-        case Scheme::kInt8: return linear<Int8Weight>(x, weight, bias, y, packed, rows);
-        case Scheme::kInt4: return linear<Int4Weight>(x, weight, bias, y, packed, rows);
-    }
+int64_t num_blocks(int64_t rows) { return Blocks(rows).count; }
+
+void pack(const float* x, const Weight& weight, void* packed, int64_t rows, Range blocks) {
+    with_policy(weight.scheme, [&](auto policy) {
+        pack<decltype(policy)>(x, weight, (char*)packed, rows, blocks);
+    });
 }
 
-void embed(const Weight& weight, const int32_t* ids, float* y, int64_t rows) {
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; ++row)
+int64_t num_tiles(const Weight& weight) { return (weight.num_rows + kTile - 1) / kTile; }
+
+void multiply(const void* packed, const Weight& weight, const float* bias, float* y, int64_t rows,
+              Range tiles) {
+    with_policy(weight.scheme, [&](auto policy) {
+        multiply<decltype(policy)>((const char*)packed, weight, bias, y, rows, tiles);
+    });
+}
+
+void embed(const Weight& weight, const int32_t* ids, float* y, Range rows) {
+    for (int64_t row = rows.begin; row < rows.end; ++row)
         for (int64_t c = 0; c < weight.num_columns; ++c)
             y[row * weight.num_columns + c] = element(weight, ids[row], c);
 }

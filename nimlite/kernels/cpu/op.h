@@ -3,6 +3,8 @@
 #pragma once
 #include <cstdint>
 
+#include "team.h"
+
 namespace nimlite {
 
 enum class OpCode : int32_t {
@@ -25,7 +27,7 @@ enum class KvType : int64_t { kFp32, kBf16 };
 
 enum class Activation : int64_t { kSilu, kGelu, kGeluTanh };
 
-// Mirrors `Op` in ops.py, where the meaning of each field is set; run.cpp unpacks it.
+// Mirrors `Op` in op.py, where the meaning of each field is set; run.cpp unpacks it.
 struct Op {
     OpCode code;
     Rows rows;
@@ -62,19 +64,33 @@ struct KvCache {
     }
 };
 
-// Each is called by every thread of the team, and shares its work among them.
-void embed(const Weight&, const int32_t* ids, float* y, int64_t rows);
-void rms_norm(const float* x, const float* weight, float* y, int64_t rows, int64_t dim, float eps);
-void add_rms_norm(const float* x, float* residual, const float* weight, float* y, int64_t rows,
-                  int64_t dim, float eps);
-void linear(const float* x, const Weight&, const float* bias, float* y, void* scratch,
-            int64_t rows);
+// What attention reads and writes; `sequences` of them.
+struct AttentionInputs {
+    const float* qkv;
+    KvCache kv;
+    const int32_t *query_starts, *context_lens, *block_tables;
+    int64_t table_width;
+    float* y;
+    int64_t sequences, num_heads;
+    float scale;
+};
+
+// Each is one loop, and does a part of it: of the rows, of the blocks of rows (`pack`), of the
+// tiles of output features (`multiply`) or of the tasks (`attention`).
+void embed(const Weight&, const int32_t* ids, float* y, Range rows);
+void rms_norm(const float* x, const float* weight, float* y, int64_t dim, float eps, Range rows);
+void add_rms_norm(const float* x, float* residual, const float* weight, float* y, int64_t dim,
+                  float eps, Range rows);
+int64_t num_blocks(int64_t rows);
+void pack(const float* x, const Weight&, void* packed, int64_t rows, Range blocks);
+int64_t num_tiles(const Weight&);
+void multiply(const void* packed, const Weight&, const float* bias, float* y, int64_t rows,
+              Range tiles);
 void rope_and_cache(float* qkv, const float* cos_sin, const int32_t* positions,
-                    const int32_t* slots, const KvCache&, int64_t rows, int64_t num_heads);
-void attention(const float* qkv, const KvCache&, const int32_t* query_starts,
-               const int32_t* context_lens, const int32_t* block_tables, int64_t table_width,
-               float* y, int64_t sequences, int64_t num_heads, float scale);
-void gated_activation(const float* gate_up, float* y, int64_t rows, int64_t dim, Activation);
-void take_rows(const float* x, const int32_t* ids, float* y, int64_t rows, int64_t dim);
+                    const int32_t* slots, const KvCache&, int64_t num_heads, Range rows);
+int64_t num_attention_tasks(const AttentionInputs&);
+void attention(const AttentionInputs&, Range tasks);
+void gated_activation(const float* gate_up, float* y, int64_t dim, Activation, Range rows);
+void take_rows(const float* x, const int32_t* ids, float* y, int64_t dim, Range rows);
 
 }  // namespace nimlite

@@ -64,9 +64,8 @@ NIMLITE_INLINE f32x16 activate(f32x16 x) {
 }
 
 template <Activation kind>
-void gated_activation(const float* gate_up, float* y, int64_t rows, int64_t dim) {
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; ++row) {
+void gated_activation(const float* gate_up, float* y, int64_t dim, Range rows) {
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
         const float* gate = gate_up + row * 2 * dim;
         for_each_vector(dim, [&](int64_t d, int64_t lanes) {
             const f32x16 up = load_lanes(gate + dim + d, lanes);
@@ -105,17 +104,15 @@ void cache_head(const float* key, const float* value, const KvCache& kv, int64_t
 
 }  // namespace
 
-void rms_norm(const float* x, const float* weight, float* y, int64_t rows, int64_t dim,
-              float eps) {
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; ++row)
+void rms_norm(const float* x, const float* weight, float* y, int64_t dim, float eps,
+              Range rows) {
+    for (int64_t row = rows.begin; row < rows.end; ++row)
         norm_row(x + row * dim, weight, y + row * dim, dim, eps);
 }
 
-void add_rms_norm(const float* x, float* residual, const float* weight, float* y, int64_t rows,
-                  int64_t dim, float eps) {
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; ++row) {
+void add_rms_norm(const float* x, float* residual, const float* weight, float* y, int64_t dim,
+                  float eps, Range rows) {
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
         float* target = residual + row * dim;
         for_each_vector(dim, [&](int64_t d, int64_t lanes) {
             const f32x16 added = load_lanes(x + row * dim + d, lanes);
@@ -126,12 +123,11 @@ void add_rms_norm(const float* x, float* residual, const float* weight, float* y
 }
 
 void rope_and_cache(float* qkv, const float* cos_sin, const int32_t* positions,
-                    const int32_t* slots, const KvCache& kv, int64_t rows, int64_t num_heads) {
+                    const int32_t* slots, const KvCache& kv, int64_t num_heads, Range rows) {
     const int64_t dim = kv.head_dim, num_kv_heads = kv.num_kv_heads;
     const int64_t width = (num_heads + 2 * num_kv_heads) * dim;
     const auto cache = kv.type == KvType::kFp32 ? &cache_head<Fp32> : &cache_head<Bf16>;
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
         float* heads = qkv + row * width;
         for (int64_t h = 0; h < num_heads + num_kv_heads; ++h)
             rotate(heads + h * dim, cos_sin + positions[row] * dim, dim);
@@ -141,18 +137,17 @@ void rope_and_cache(float* qkv, const float* cos_sin, const int32_t* positions,
     }
 }
 
-void gated_activation(const float* gate_up, float* y, int64_t rows, int64_t dim, Activation kind) {
+void gated_activation(const float* gate_up, float* y, int64_t dim, Activation kind, Range rows) {
     switch (kind) {
-        case Activation::kSilu: return gated_activation<Activation::kSilu>(gate_up, y, rows, dim);
-        case Activation::kGelu: return gated_activation<Activation::kGelu>(gate_up, y, rows, dim);
+        case Activation::kSilu: return gated_activation<Activation::kSilu>(gate_up, y, dim, rows);
+        case Activation::kGelu: return gated_activation<Activation::kGelu>(gate_up, y, dim, rows);
         case Activation::kGeluTanh:
-            return gated_activation<Activation::kGeluTanh>(gate_up, y, rows, dim);
+            return gated_activation<Activation::kGeluTanh>(gate_up, y, dim, rows);
     }
 }
 
-void take_rows(const float* x, const int32_t* ids, float* y, int64_t rows, int64_t dim) {
-#pragma omp for schedule(static)
-    for (int64_t row = 0; row < rows; ++row)
+void take_rows(const float* x, const int32_t* ids, float* y, int64_t dim, Range rows) {
+    for (int64_t row = rows.begin; row < rows.end; ++row)
         memcpy(y + row * dim, x + ids[row] * dim, dim * sizeof(float));
 }
 
