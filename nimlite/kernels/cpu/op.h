@@ -3,7 +3,7 @@
 #pragma once
 #include <cstdint>
 
-#include "team.h"
+#include "range.h"
 
 namespace nimlite {
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "op.h"
+#include "team.h"
 
 namespace nimlite {
 namespace {

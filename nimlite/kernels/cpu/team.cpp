@@ -2,13 +2,17 @@
 // may need this very processor: yield it. There is nothing to do: sleep.
 #include "team.h"
 
-#include "vector.h"
-
 namespace nimlite {
 namespace {
 
 constexpr int kSpins = 50;
 constexpr int kYields = 100;  // some 50 microseconds
+
+void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
 
 struct Patience {
     int tries = 0;

@@ -11,11 +11,9 @@
 #include <thread>
 #include <vector>
 
-namespace nimlite {
+#include "range.h"
 
-struct Range {
-    int64_t begin, end;
-};
+namespace nimlite {
 
 class Team {
   public:

@@ -46,13 +46,6 @@ NIMLITE_INLINE void store(void* target, Vector vector) {
 
 NIMLITE_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
 
-// In a loop that waits for another thread.
-NIMLITE_INLINE void relax() {
-#if defined(__x86_64__)
-    _mm_pause();
-#endif
-}
-
 NIMLITE_INLINE f32x16 broadcast(float value) { return value - f32x16{}; }
 NIMLITE_INLINE f32x16 as_floats(i32x16 bits) { return (f32x16)bits; }
 NIMLITE_INLINE i32x16 as_bits(f32x16 floats) { return (i32x16)floats; }
