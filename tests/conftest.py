@@ -1,8 +1,15 @@
 """What several rooms' tests share; and pytest puts this folder on the path for `fakes`."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Triton asks once, when it is imported: its kernels then run in its interpreter.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from fakes.llama import Llama, random_llama
 
 from nimlite.build.checkpoint import open_checkpoint

@@ -1,13 +1,10 @@
 """Random steps for the Triton kernels, on the GPU or in Triton's interpreter."""
 
-import os
 from collections.abc import Sequence
 
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="needs triton, on a CPU machine for its interpreter")
 
 from nimlite.kernels.base import Batch, KVLayout
