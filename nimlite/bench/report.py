@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,8 @@ def _latency(measurements: Sequence[Measurement]) -> Grid:
 
 
 def _milliseconds(percentiles: Percentiles) -> tuple[str, str]:
-    return f"{percentiles.p50:.1f}", f"{percentiles.p99:.1f}"
+    p50, p99 = (f"{t:.1f}" if t < 100 else f"{t:.0f}" for t in astuple(percentiles))
+    return p50, p99
 
 
 def _footprint(footprints: Sequence[Footprint]) -> Grid:
