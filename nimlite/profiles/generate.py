@@ -3,7 +3,7 @@
 from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Artifact, Device, Manifest, Precision, Profile
 
-_SPEEDS = {Precision.INT4: 6.0, Precision.INT8: 4.8, Precision.BF16: 3.5, Precision.FP32: 1.0}
+_SPEEDS = {Precision.INT4: 4.1, Precision.INT8: 3.2, Precision.BF16: 1.9, Precision.FP32: 1.0}
 """Relative speed on the CPU, as in profiles/smollm2-135m.yaml."""
 _MAX_MODEL_LEN = 8192
 _KV_CACHE_BYTES = 512 << 20

@@ -44,13 +44,10 @@ class Detokenizer:
         return self._append(self._utf8.decode(raw))
 
     def finish(self) -> str:
-        """What is still held: no more tokens will come."""
-        if self.stopped:
-            return ""
-        text = self._append(self._utf8.decode(b"", final=True))
+        """What is still held: no more tokens will come. Half a character is dropped."""
         rest, self._held = self._held, ""
         self.num_released += len(rest)
-        return text + rest
+        return rest
 
     def _append(self, text: str) -> str:
         self.num_decoded += len(text)

@@ -28,7 +28,7 @@ def test_the_embedded_model() -> None:
     manifest = load_manifest(SMOLLM)
     assert manifest.num_parameters == pytest.approx(134.5e6, rel=0.01)
     assert manifest.artifact.size == 98362432
-    assert {p.precision for p in manifest.profiles} == set(Precision)
+    assert {p.precision for p in manifest.profiles} == set(Precision) - {Precision.FP8}
     fastest = max(manifest.profiles, key=lambda p: p.relative_speed)
     assert fastest.name == "nimlite-int4-tp1-pp1-cpu"
     assert fastest.tags["precision"] == "int4"
@@ -39,8 +39,8 @@ def test_an_id_is_the_digest_of_the_content_and_not_of_its_order(tmp_path: Path)
     assert profile.identified() == profile
     assert replace(profile, max_batch_size=1).identified().id != profile.id
     copy = tmp_path / "copy.yaml"
-    turned = "{relative_speed: 6.0, precision: int4}"
-    copy.write_text(GOOD.replace("{precision: int4, relative_speed: 6.0}", turned))
+    turned = "{relative_speed: 4.1, precision: int4}"
+    copy.write_text(GOOD.replace("{precision: int4, relative_speed: 4.1}", turned))
     assert load_manifest(copy).profiles[0].id == profile.id
 
 

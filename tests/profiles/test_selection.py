@@ -65,7 +65,7 @@ def test_the_fastest_that_fits_is_chosen_and_the_others_say_why_not() -> None:
     assert selection.chosen.profile in SMOLLM.profiles
     assert selection.chosen.reason.startswith("The fastest that fits: it needs 0.6")
     assert [c.reason for c in selection.candidates][-1] == (
-        "It fits, but nimlite-int4-tp1-pp1-cpu is 6.0x as fast."
+        "It fits, but nimlite-int4-tp1-pp1-cpu is 4.1x as fast."
     )
 
 

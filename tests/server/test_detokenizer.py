@@ -30,6 +30,20 @@ def pieces_of(ids: Sequence[int], options: TextOptions) -> list[str]:
     return [*pieces, detokenizer.finish()]
 
 
+def decoded(ids: Sequence[int], *, skip: bool = True) -> str:
+    """What the tokenizer makes of it, but for a character that was cut off at the end."""
+    text = TOKENIZER.decode(ids, skip_special_tokens=skip)
+    skipped = TOKEN_BYTES.special_ids if skip else ()
+    raw = b"".join(TOKEN_BYTES[token_id] for token_id in ids if token_id not in skipped)
+    for length in (1, 2, 3):
+        try:
+            raw[-length:].decode()
+        except UnicodeDecodeError as error:
+            if error.reason == "unexpected end of data":
+                return text.removesuffix("�")
+    return text
+
+
 def cut_at_first_stop(text: str, stops: Sequence[str]) -> str:
     """By definition: the first end of any stop string; of those that end there, the longest."""
     for end in range(1, len(text) + 1):
@@ -42,7 +56,7 @@ def cut_at_first_stop(text: str, stops: Sequence[str]) -> str:
 @given(ids=token_ids, skip=st.booleans())
 def test_pieces_make_the_whole(ids: list[int], skip: bool) -> None:
     pieces = pieces_of(ids, TextOptions(skip_special_tokens=skip))
-    assert "".join(pieces) == TOKENIZER.decode(ids, skip_special_tokens=skip)
+    assert "".join(pieces) == decoded(ids, skip=skip)
 
 
 @given(
@@ -53,7 +67,7 @@ def test_pieces_make_the_whole(ids: list[int], skip: bool) -> None:
 )
 def test_pieces_end_before_the_first_stop_string(ids: list[int], stops: list[str]) -> None:
     pieces = pieces_of(ids, TextOptions(stop=tuple(stops)))
-    whole = TOKENIZER.decode(ids, skip_special_tokens=True)
+    whole = decoded(ids)
     assert "".join(pieces) == cut_at_first_stop(whole, stops)
     assert "".join(pieces).count("�") <= whole.count("�")
 
@@ -68,7 +82,7 @@ def test_no_piece_of_valid_text_has_half_a_character(text: str) -> None:
 
 def test_a_character_comes_with_its_last_byte() -> None:
     assert pieces_of(EURO, TextOptions()) == ["", "", "€", ""]
-    assert pieces_of(EURO[:2], TextOptions()) == ["", "", "�"]
+    assert pieces_of(EURO[:2], TextOptions()) == ["", "", ""]
 
 
 @pytest.mark.parametrize(
