@@ -1,9 +1,11 @@
 """The engine: requests in, tokens out.
 
-request.py     the messages across the seam          sequence.py    one request's state
-plan.py        scheduler -> runner -> scheduler      scheduler.py   which tokens run now (no torch)
-block_pool.py  KV blocks, reference counts           prefix_cache.py  chained hashes of full blocks
-batch.py       a plan as flat arrays                 runner.py      a step on the device
-sampler.py     logits to tokens                      loop.py        schedule, run, report, for ever
-engine.py      the Python API                        client.py      the asyncio side of the loop
+request.py     the messages across the seam        sequence.py        one request's state
+plan.py        scheduler -> runner -> scheduler    scheduler.py       which tokens run (no torch)
+block_pool.py  KV blocks, reference counts         prefix_cache.py    chained hashes of full blocks
+batch.py       a plan as flat arrays               waiting_queue.py   who is admitted next
+runner.py      a step on the device                sampler.py         logits to tokens, on the host
+engine.py      the Python API                      device_sampler.py  the same on the device
+loop.py        schedule, run, report, for ever     client.py          the asyncio side of the loop
+gpu.py         an engine on one GPU                evaluate.py        logits of a whole text
 """

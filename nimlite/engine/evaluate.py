@@ -1,4 +1,4 @@
-"""The logits of a whole text, outside of serving: for the self-test, perplexity and tests."""
+"""The logits of a whole text, outside of serving: for the self-test and for tests."""
 
 from collections.abc import Sequence
 
@@ -29,9 +29,3 @@ def prompt_logits(model: Decoder, kernels: Kernels, token_ids: Sequence[int]) ->
         logit_rows_R=positions_T,
     )
     return model(batch, kv, kernels)
-
-
-def perplexity(logits_TV: torch.Tensor, token_ids: Sequence[int]) -> float:
-    """exp of the mean negative log-likelihood of tokens 1 … T-1."""
-    targets = torch.tensor(token_ids[1:])
-    return float(torch.nn.functional.cross_entropy(logits_TV[:-1], targets).exp())
