@@ -144,7 +144,7 @@ def run_case(engine: Engine, case: OfflineCase) -> float:
     """Seconds from the first request to the last token."""
     rng = random.Random(0)
     prompts = [
-        [rng.randrange(1000, engine.spec.vocab_size - 1000) for _ in range(case.num_prompt_tokens)]
+        [rng.randrange(engine.spec.vocab_size) for _ in range(case.num_prompt_tokens)]
         for _ in range(case.num_requests)
     ]
     params = SamplingParams(temperature=0.0, max_tokens=case.num_output_tokens, ignore_eos=True)

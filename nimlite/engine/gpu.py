@@ -90,7 +90,7 @@ def measure_kv_bytes(
     layout = dataclasses.replace(kv_layout(spec, small), num_blocks=profile.max_batch_size)
     model = Decoder.load(spec, weights, layout)
     kv = kernels.allocate_kv(spec.num_layers, layout)
-    batch = _largest_step(profile, layout, device)
+    batch = largest_step(profile, layout, device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -102,7 +102,7 @@ def measure_kv_bytes(
     return free - step_bytes - round((1 - _MEMORY_SHARE) * total)
 
 
-def _largest_step(profile: Profile, layout: KVLayout, device: torch.device) -> Batch:
+def largest_step(profile: Profile, layout: KVLayout, device: torch.device) -> Batch:
     """As many tokens as a step takes, over as many sequences, each in one block of its own."""
     num_sequences = profile.max_batch_size
     length = min(profile.max_num_tokens // num_sequences, layout.block_size)

@@ -1,0 +1,48 @@
+"""What surrounds the engine on a GPU, as far as a machine without one can tell."""
+
+import dataclasses
+
+import torch
+from fakes.llama import Llama
+
+from nimlite.engine.gpu import gpu_scheme, largest_step, random_weights
+from nimlite.kernels.base import KVLayout
+from nimlite.models.registry import weight_sources
+from nimlite.profiles.manifest import Precision
+from nimlite.quant.base import PackedWeight
+
+CPU = torch.device("cpu")
+
+
+def test_fp8_leaves_the_embedding_and_the_head_in_bf16() -> None:
+    names = ("embedding", "layers.0.qkv", "layers.1.down", "head")
+    assert [gpu_scheme(name, Precision.FP8).name for name in names] == [
+        "bf16_rows",
+        "fp8_rows",
+        "fp8_rows",
+        "bf16_rows",
+    ]
+    assert {gpu_scheme(name, Precision.BF16).name for name in names} == {"bf16_rows"}
+
+
+def test_random_weights_have_the_shapes_of_the_spec(tiny: Llama) -> None:
+    spec = tiny.spec
+    weights = random_weights(spec, Precision.FP8, CPU)
+    assert weights.keys() == weight_sources(spec).keys()
+    qkv = weights["layers.1.qkv"]
+    assert isinstance(qkv, PackedWeight)
+    assert (qkv.num_rows, qkv.num_columns) == (spec.qkv_size, spec.hidden_size)
+    again = random_weights(spec, Precision.FP8, CPU)["layers.1.qkv"]
+    assert isinstance(again, PackedWeight)
+    assert torch.equal(again.tensors["scale"], qkv.tensors["scale"])
+
+
+def test_the_largest_step_uses_every_row_and_a_block_a_sequence(tiny: Llama) -> None:
+    profile = dataclasses.replace(tiny.profile(), max_batch_size=8, max_num_tokens=100)
+    layout = KVLayout(8, profile.block_size, 2, 16, torch.float32)
+    batch = largest_step(profile, layout, CPU)
+    assert len(batch.token_ids_T) == int(batch.query_starts_S1[-1]) == 96
+    assert len(set(batch.slots_T.tolist())) == 96
+    assert set((batch.slots_T // layout.block_size).tolist()) == set(range(8))
+    assert batch.context_lens_S.tolist() == [12] * 8
+    assert batch.logit_rows_R.tolist() == list(range(11, 96, 12))
