@@ -80,7 +80,8 @@ class Server:
             variant=self._command.variant,
             start_s=self.start_s,
             ready_rss=self._ready_rss,
-            peak_rss=memory_of(self._process.pid, "VmHWM"),
+            # the kernel keeps its high-water mark a few pages behind what it has counted
+            peak_rss=max(self._ready_rss, memory_of(self._process.pid, "VmHWM")),
         )
 
 
