@@ -57,6 +57,11 @@ ContextOption = Annotated[
     int | None, typer.Option("--max-model-len", help="Context of one request in tokens.")
 ]
 
+RandomWeightsOption = Annotated[
+    bool | None,
+    typer.Option("--random-weights", help="Random weights of the model's shapes; no download."),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class _Session:
@@ -143,11 +148,15 @@ def build(
     ] = None,
     model_profile: ProfileOption = None,
     tags_selector: TagsOption = None,
+    random_weights: RandomWeightsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Build the engine that `serve` would run, and prove it; print its directory."""
     session = _open_session(
-        model_path=model, model_profile=model_profile, tags_selector=tags_selector
+        model_path=model,
+        model_profile=model_profile,
+        tags_selector=tags_selector,
+        random_weights=random_weights,
     )
     plan = session.plan()
     startup.limit_openmp(os.environ, plan.num_threads)
@@ -167,13 +176,17 @@ def run(
     temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest token.")] = 0.0,
     model_profile: ProfileOption = None,
     tags_selector: TagsOption = None,
+    random_weights: RandomWeightsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Generate from prompts without a server."""
     if not prompt:
         raise typer.BadParameter("give at least one --prompt TEXT")
     session = _open_session(
-        model_path=model, model_profile=model_profile, tags_selector=tags_selector
+        model_path=model,
+        model_profile=model_profile,
+        tags_selector=tags_selector,
+        random_weights=random_weights,
     )
     plan = session.plan()
     startup.limit_openmp(os.environ, plan.num_threads)
@@ -195,6 +208,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     model_profile: ProfileOption = None,
     tags_selector: TagsOption = None,
+    random_weights: RandomWeightsOption = None,
     max_model_len: ContextOption = None,
     max_batch_size: Annotated[int | None, typer.Option(help="Sequences that run at once.")] = None,
     num_threads: Annotated[int | None, typer.Option(help="Compute threads.")] = None,
@@ -209,6 +223,7 @@ def serve(
         server_port=port,
         model_profile=model_profile,
         tags_selector=tags_selector,
+        random_weights=random_weights,
         max_model_len=max_model_len,
         max_batch_size=max_batch_size,
         num_threads=num_threads,

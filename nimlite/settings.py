@@ -28,6 +28,17 @@ class Origin(enum.StrEnum):
     FLAG = "flag"
 
 
+class Goal(enum.StrEnum):
+    """What NIM_PROFILE_GOAL takes."""
+
+    LATENCY = "latency"
+    """Each stream as fast as can be."""
+    THROUGHPUT = "throughput"
+    """All streams together as fast as can be."""
+    MEMORY = "memory"
+    """The least memory."""
+
+
 class LogLevel(enum.StrEnum):
     """What NIM_LOG_LEVEL takes: Python's levels and NIM's two further names."""
 
@@ -72,6 +83,10 @@ def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 def _expand(value: object) -> object:
     return Path(value).expanduser() if isinstance(value, str) else value
 
@@ -89,6 +104,21 @@ class Settings:
         default_factory=dict
     )
     """Choose only among profiles with these tags: precision=fp32,tp=1."""
+    profile_goal: Annotated[Goal, BeforeValidator(_lower)] | None = None
+    """What the choice of a profile aims at: latency, throughput or memory. None: latency."""
+    slo_ttft_ms: Annotated[float, Field(gt=0)] | None = None
+    """The first token of a request should come within so many milliseconds: the cheapest profile
+    that is predicted to keep it is chosen."""
+    slo_itl_ms: Annotated[float, Field(gt=0)] | None = None
+    """Each further token should come within so many milliseconds, likewise."""
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    """Requests at a time that the choice of a profile is made for. None: what the goal implies."""
+    input_length: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of a typical prompt, for the same choice."""
+    output_length: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of a typical answer, for the same choice."""
+    random_weights: bool = False
+    """Serve the model's shapes with random weights, which need no download: for benchmarks."""
     served_model_name: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     """The model's names in the API, with commas between them; the first is the main one."""
     cache_path: Annotated[Path, BeforeValidator(_expand)] = field(
