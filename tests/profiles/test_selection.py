@@ -168,7 +168,7 @@ def test_weights_and_blocks_by_precision() -> None:
         optional={
             "max_model_len": st.integers(1, 8192),
             "max_batch_size": st.integers(1, 512),
-            "max_num_tokens": st.integers(1, 4096),
+            "max_num_tokens": st.integers(512, 4096),
             "kvcache_percent": st.floats(0.05, 1.0),
         },
     ),

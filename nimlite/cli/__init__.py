@@ -1,0 +1,44 @@
+"""The commands. Each prints for people, and with --json for programs; nothing here decides.
+
+session.py   what every command works with          options.py   the settings as options
+machine.py   probe                                  profiles.py  list-model-profiles
+cache.py     download-to-cache                      engines.py   build, run, serve
+configuration.py  config
+"""
+
+import logging
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from nimlite.bench.cli import app as bench_app
+from nimlite.cli.cache import download_to_cache
+from nimlite.cli.configuration import config
+from nimlite.cli.engines import build, run, serve
+from nimlite.cli.machine import probe
+from nimlite.cli.profiles import list_model_profiles
+from nimlite.errors import NimliteError
+
+app = typer.Typer(
+    help="A self-optimizing LLM server: probe, choose, build, prove, serve. Every option that sets "
+    "something is a variable, too (--max-model-len: NIM_MAX_MODEL_LEN); `config` shows them all.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (probe, list_model_profiles, download_to_cache, build, run, serve, config):
+    app.command()(command)
+app.add_typer(bench_app, name="bench")
+_log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """The process edge: a known error is one sentence and its exit code."""
+    try:
+        app()
+    except NimliteError as error:
+        Console(stderr=True).print(f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
+        _log.debug("where it came from", exc_info=error)
+        sys.exit(error.exit_code)

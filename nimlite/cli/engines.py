@@ -1,0 +1,93 @@
+"""`nimlite build`, `run` and `serve`: what makes an engine and uses it."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from nimlite import startup
+from nimlite.cli.options import DryRunOption, JsonOption, with_settings
+from nimlite.cli.plan import plan_json, plan_view
+from nimlite.cli.session import Session
+from nimlite.settings.fields import Group
+from nimlite.startup import Plan
+
+if TYPE_CHECKING:
+    from nimlite.kernels.base import Kernels
+
+
+@with_settings(Group.MODEL, Group.CHOICE, Group.LIMITS)
+def build(
+    session: Session,
+    output: Annotated[
+        Path | None, typer.Option(help="The engine directory. Default: in the cache.")
+    ] = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Build the engine that `serve` would run, and prove it; print its directory."""
+    if dry_run:
+        return _show_plan(session, as_json)
+    plan, kernels = _prepare(session)
+    engine = startup.prepare_engine(plan, session.store, kernels, session.progress, home=output)
+    data = {"path": str(engine.path), "key": engine.config.key}
+    session.write(data, str(engine.path), as_json=as_json)
+
+
+@with_settings(Group.MODEL, Group.CHOICE, Group.LIMITS)
+def run(
+    session: Session,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="A text to go on from; may be given several times.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: the likeliest token.")] = 0.0,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate from prompts without a server."""
+    if dry_run:
+        return _show_plan(session, as_json)
+    if not prompt:
+        raise typer.BadParameter("give at least one --prompt TEXT")
+    plan, kernels = _prepare(session)
+    directory = startup.prepare_engine(plan, session.store, kernels, session.progress)
+    engine = startup.load_engine(plan, directory, kernels, session.progress)
+    from nimlite import SamplingParams
+
+    params = SamplingParams(temperature=temperature, max_tokens=max_tokens)
+    answers = engine.generate(prompt, params)
+    data = [{"prompt": p, **dataclasses.asdict(a)} for p, a in zip(prompt, answers, strict=True)]
+    session.write(data, "\n".join(escape(a.text) for a in answers), as_json=as_json)
+
+
+@with_settings(Group.MODEL, Group.CHOICE, Group.LIMITS, Group.SERVER)
+def serve(
+    session: Session,
+    dry_run: DryRunOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the dry run as JSON.")] = False,
+) -> None:
+    """Serve the OpenAI API, after all that it takes: download, build, proof."""
+    if dry_run:
+        return _show_plan(session, as_json)
+    session.require_this_machine()
+    plan = session.plan()
+    startup.limit_openmp(os.environ, plan.num_threads)
+    from nimlite.serving import serve_plan
+
+    serve_plan(plan, session.store, session.progress, session.err, started=session.started)
+
+
+def _show_plan(session: Session, as_json: bool) -> None:
+    plan = session.plan()
+    session.write(plan_json(plan), plan_view(plan), as_json=as_json)
+
+
+def _prepare(session: Session) -> tuple[Plan, "Kernels"]:
+    session.require_this_machine()
+    plan = session.plan()
+    startup.limit_openmp(os.environ, plan.num_threads)
+    return plan, startup.prepare_kernels(plan, session.store, session.progress)

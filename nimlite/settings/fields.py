@@ -1,0 +1,121 @@
+"""The settings: the name, the type, the default and the manual of each."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, get_args
+
+from nimlite.settings.given import Given, Origin, shown
+from nimlite.settings.values import (
+    Count,
+    FilePath,
+    GoalName,
+    Level,
+    LogLevel,
+    Milliseconds,
+    Names,
+    Port,
+    Share,
+    Tags,
+    Tokens,
+    default_cache_path,
+)
+
+
+class Group(enum.StrEnum):
+    """What settings are about: each command takes the groups that concern it."""
+
+    MODEL = "Model"
+    CHOICE = "Choice of the profile"
+    LIMITS = "Limits and memory"
+    SERVER = "Server"
+    GENERAL = "General"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the user asked for. A docstring's first sentence is the short help.
+
+    A field named `max_model_len` is the variable NIM_MAX_MODEL_LEN, the flag --max-model-len, and
+    the key max_model_len of a config file. None: it was not given, and something else decides.
+    """
+
+    model_path: Annotated[str | None, Group.MODEL] = None
+    """The model: a profile family, a Hugging Face directory, a GGUF file, an engine directory, a
+    model store, or hf://org/name. Unset: the embedded SmolLM2-135M-Instruct."""
+    random_weights: Annotated[bool, Group.MODEL] = False
+    """Serve the model's shapes with random weights, which need no download: for benchmarks."""
+    model_profile: Annotated[str | None, Group.CHOICE] = None
+    """The profile to use: its id, a unique beginning of it, its name, or the "id (name)" that
+    list-model-profiles prints. Unset: the best here."""
+    tags_selector: Annotated[Tags, Group.CHOICE] = field(default_factory=dict)
+    """Choose only among profiles with these tags: precision=fp32,tp=1."""
+    profile_goal: Annotated[GoalName | None, Group.CHOICE] = None
+    """What the choice aims at: latency, throughput or memory. Unset: latency."""
+    slo_ttft_ms: Annotated[Milliseconds | None, Group.CHOICE] = None
+    """Milliseconds within which the first token of a request should come. The cheapest profile that
+    is predicted to keep it is chosen."""
+    slo_itl_ms: Annotated[Milliseconds | None, Group.CHOICE] = None
+    """Milliseconds within which each further token should come, likewise."""
+    concurrency: Annotated[Count | None, Group.CHOICE] = None
+    """Requests at a time that the choice is made for. Unset: what the goal implies."""
+    input_length: Annotated[Tokens | None, Group.CHOICE] = None
+    """Tokens of a typical prompt that the choice is made for."""
+    output_length: Annotated[Tokens | None, Group.CHOICE] = None
+    """Tokens of a typical answer that the choice is made for."""
+    max_model_len: Annotated[Tokens | None, Group.LIMITS] = None
+    """Context of one request in tokens, prompt and answer together; 16k is 16384."""
+    max_batch_size: Annotated[Count | None, Group.LIMITS] = None
+    """Sequences that run at once; the others wait."""
+    max_num_tokens: Annotated[Tokens | None, Group.LIMITS] = None
+    """Tokens that one step of the engine computes at most."""
+    kvcache_percent: Annotated[Share | None, Group.LIMITS] = None
+    """Share of the free memory that weights, buffers and KV cache may take together: 0.9, or 90 %.
+    Unset: 0.9, with the KV cache not larger than the profile says."""
+    enable_kv_cache_reuse: Annotated[bool, Group.LIMITS] = True
+    """Keep the KV blocks of finished requests for later ones that begin alike."""
+    num_threads: Annotated[Count | None, Group.LIMITS] = None
+    """Compute threads on the CPU. Unset: one less than the usable cores."""
+    served_model_name: Annotated[Names, Group.SERVER] = ()
+    """The model's names in the API, with commas between them; the first is the main one."""
+    server_host: Annotated[str, Group.SERVER] = "0.0.0.0"
+    """Address to listen on."""
+    server_port: Annotated[Port, Group.SERVER] = 8000
+    """TCP port to listen on."""
+    cache_path: Annotated[FilePath, Group.GENERAL] = field(default_factory=default_cache_path)
+    """Directory of downloads and built engines."""
+    offline: Annotated[bool, Group.GENERAL] = False
+    """Make no network request: what is not in the cache is an error."""
+    machine: Annotated[str | None, Group.GENERAL] = None
+    """A recorded machine to decide for instead of this one. The name of one in profiles/machines,
+    or a file that `nimlite probe --json` printed. Nothing is run for it: add --dry-run."""
+    config_file: Annotated[FilePath | None, Group.GENERAL] = None
+    """A file of settings: .yaml, .json or .toml, with these names as keys."""
+    log_level: Annotated[Level, Group.GENERAL] = LogLevel.DEFAULT
+    """TRACE, DEBUG, DEFAULT (as INFO), INFO, WARNING, ERROR or CRITICAL."""
+    jsonl_logging: Annotated[bool, Group.GENERAL] = False
+    """Log one JSON object a line."""
+    given: Mapping[str, Given] = field(default_factory=dict)
+    """By field: what is not at its default, as it was given."""
+
+    def origin(self, name: str) -> Origin:
+        """The layer that the value of field `name` comes from."""
+        if name in self.given:
+            return self.given[name].origin
+        by_profile = getattr(self, name) is None and name in members(Group.LIMITS)
+        return Origin.PROFILE if by_profile else Origin.DEFAULT
+
+    def named(self, name: str) -> str:
+        """The value as the user knows it: NIM_MAX_MODEL_LEN=16384, or --max-model-len=16384."""
+        if name in self.given:
+            return str(self.given[name])
+        return f"NIM_{name.upper()}={shown(getattr(self, name))}"
+
+
+FIELDS = tuple(f.name for f in fields(Settings) if f.name != "given")
+"""The settings, in their order."""
+
+
+def members(group: Group) -> tuple[str, ...]:
+    """The settings of a group, in their order."""
+    return tuple(n for n in FIELDS if group in get_args(Settings.__annotations__[n]))

@@ -1,0 +1,111 @@
+"""Texts read into values, leniently: what can only mean one thing is understood."""
+
+import enum
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+
+class Goal(enum.StrEnum):
+    """What NIM_PROFILE_GOAL takes."""
+
+    LATENCY = "latency"
+    """Each stream as fast as can be."""
+    THROUGHPUT = "throughput"
+    """All streams together as fast as can be."""
+    MEMORY = "memory"
+    """The least memory."""
+
+
+class LogLevel(enum.StrEnum):
+    """What NIM_LOG_LEVEL takes: Python's levels and NIM's two further names."""
+
+    TRACE = "TRACE"
+    DEBUG = "DEBUG"
+    DEFAULT = "DEFAULT"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+    CRITICAL = "CRITICAL"
+
+
+def default_cache_path() -> Path:
+    """~/.cache/nimlite, or a temporary folder of this user's where HOME can't be written."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    existing = home
+    while not existing.exists():
+        existing = existing.parent
+    if existing.is_dir() and os.access(existing, os.W_OK):
+        return home / "nimlite"
+    return Path(tempfile.gettempdir()) / f"nimlite-{os.getuid()}"
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _split(value: object) -> object:
+    """a,b -> (a, b)"""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _split_tags(value: object) -> object:
+    """key=value,key=value -> a mapping; tags are text, whatever a file's syntax takes them for."""
+    if isinstance(value, dict):
+        return {str(key): _tag(tag) for key, tag in value.items()}
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if not all(key.strip() and separator and tag.strip() for key, separator, tag in pairs):
+        raise ValueError("key=value pairs with commas between them")
+    return {key.strip(): tag.strip() for key, _, tag in pairs}
+
+
+def _tag(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _thousands(value: object) -> object:
+    """16k -> 16384: of tokens, as models' names count them."""
+    found = re.fullmatch(r"(\d{1,9})\s*k", value.strip(), re.I) if isinstance(value, str) else None
+    return int(found[1]) * 1024 if found else value
+
+
+def _share(value: object) -> object:
+    """90 % and 90 -> 0.9. What is between 1 and 2 may be meant either way, and stays as it is."""
+    text = str(value).strip()
+    found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,9})?)\s*(%?)", text)
+    if found and (found[2] or 2 <= float(found[1]) <= 100):
+        return float(found[1]) / 100
+    return value
+
+
+def _path(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError("a path whose ~user exists") from error
+
+
+Count = Annotated[int, Field(ge=1)]
+Tokens = Annotated[int, BeforeValidator(_thousands), Field(ge=1)]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Tags = Annotated[dict[str, str], BeforeValidator(_split_tags)]
+FilePath = Annotated[Path, BeforeValidator(_path)]
+GoalName = Annotated[Goal, BeforeValidator(_lower)]
+Level = Annotated[LogLevel, BeforeValidator(_upper)]
