@@ -22,6 +22,7 @@ from nimlite.profiles.generate import generate_manifest
 from nimlite.profiles.load import load_manifests, profiles_directory
 from nimlite.profiles.manifest import Artifact, Device, Manifest
 from nimlite.profiles.selection import Selection, select
+from nimlite.profiles.shape import ModelShape
 from nimlite.settings import Settings
 from nimlite.store.cache import Store
 
@@ -91,12 +92,12 @@ def _manifest_of_path(path: Path) -> Manifest:
             served_name=built.served_name,
             license="unknown",
             artifact=Artifact(uri=str(path)),
-            spec=built.spec,
+            shape=ModelShape.of(built.spec),
             profiles=(built.profile,),
         )
-    spec = read_spec(open_checkpoint(path).config)
+    shape = ModelShape.of(read_spec(open_checkpoint(path).config))
     return generate_manifest(
-        path.stem if path.is_file() else path.name, spec, Artifact(uri=str(path))
+        path.stem if path.is_file() else path.name, shape, Artifact(uri=str(path))
     )
 
 
@@ -113,7 +114,7 @@ def _manifest_of_uri(uri: str, store: Store, progress: Progress) -> Manifest:
         spec = read_spec(json.loads(config.read_text()))
     else:
         spec = read_spec(open_checkpoint(store.fetch(Artifact(uri=uri), progress)).config)
-    return generate_manifest(name, spec, Artifact(uri=uri))
+    return generate_manifest(name, ModelShape.of(spec), Artifact(uri=uri))
 
 
 def make_plan(manifest: Manifest, machine: Machine, settings: Settings) -> Plan:
@@ -135,7 +136,7 @@ def prepare_kernels(plan: Plan, store: Store, progress: Progress) -> "Kernels":
     """The operations of this machine: found in the cache or compiled, or plain torch."""
     from nimlite.kernels import cpu_kernels
 
-    head_dim = plan.selection.manifest.spec.head_dim
+    head_dim = plan.selection.manifest.shape.head_dim
     with progress.task("Prepare the kernels", None, ""):
         selected = cpu_kernels(store.kernels, plan.num_threads, head_dim)
     _log.info("%s", selected.reason)

@@ -9,7 +9,7 @@ NOTICE.nimlite, LICENSE         where the weights come from
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -72,7 +72,7 @@ def engine_key(checkpoint_digest: str, profile: Profile, device: str) -> str:
     engines differ."""
     shaped_by = {
         "checkpoint": checkpoint_digest,
-        "profile": asdict(profile),
+        "profile": profile.engine_content,
         "device": device,
         "torch": torch.__version__,
         "nimlite": __version__,

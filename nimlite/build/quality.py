@@ -11,6 +11,7 @@ _MAX_ABSOLUTE_ERROR_FP32 = 1e-3
 _MAX_RELATIVE_ERROR: Mapping[Precision, float] = {
     Precision.FP32: 1e-4,
     Precision.BF16: 0.05,
+    Precision.FP16: 0.05,
     Precision.FP8: 0.1,
     Precision.INT8: 0.2,
     Precision.INT4: 0.2,

@@ -35,6 +35,7 @@ _LOGIT_ROWS = 64
 _KV_DTYPES = {
     Precision.FP32: torch.float32,
     Precision.BF16: torch.bfloat16,
+    Precision.FP16: torch.float16,
     Precision.FP8: torch.float8_e4m3fn,
 }
 

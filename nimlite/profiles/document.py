@@ -45,13 +45,21 @@ class Document:
 
     def error(self, location: Location, problem: str) -> ManifestError:
         """`problem` with the file, the line and the key that it is about."""
+        return self._error_at(self._node(location), location, problem)
+
+    def line(self, location: Location) -> int:
+        """Where the value is, or the nearest one above it that there is; from 1."""
+        line: int = self._node(location).start_mark.line
+        return line + 1
+
+    def _node(self, location: Location) -> yaml.Node:
         node: yaml.Node = self.root
         for part in location:
             child = _child(node, part)
             if child is None:
                 break
             node = child
-        return self._error_at(node, location, problem)
+        return node
 
     def _error_at(self, node: yaml.Node, location: Location, problem: str) -> ManifestError:
         key = ".".join(str(part) for part in location)

@@ -1,23 +1,45 @@
-"""How many bytes a profile takes. Pure arithmetic on shapes; per device, and on the CPU in RAM."""
+"""How many bytes a profile takes: pure arithmetic on shapes, per device, and on the CPU in RAM.
 
+The largest rank counts. What can't be computed is a constant here, measured (docs/performance.md).
+"""
+
+import bisect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Device, Precision, Profile
+from nimlite.profiles.shape import ModelShape
 
-_GROUP = 32
+_MIB = 1 << 20
 _WEIGHT_BYTES = {
     Precision.FP32: 4.0,
     Precision.BF16: 2.0,
+    Precision.FP16: 2.0,
     Precision.FP8: 1.0,
-    Precision.INT8: 1 + 2 / _GROUP,
-    Precision.INT4: 0.5 + 4 / _GROUP,
+    Precision.INT8_SQ: 1.0,
+    Precision.INT8: 1 + 2 / 32,
+    Precision.INT4_AWQ: 0.5 + 2.5 / 128,
+    Precision.INT4_GPTQ: 0.5 + 2.5 / 128,
+    Precision.INT4: 0.5 + 4 / 32,
 }
-"""Bytes a weight; the integers share an fp16 scale (int4: and a minimum) in groups of 32."""
-_KV_BYTES = {Precision.FP32: 4.0, Precision.BF16: 2.0, Precision.FP8: 1.0}
-_RUNTIME_BYTES = {Device.CPU: 384 << 20, Device.GPU: 768 << 20}
-"""Python and torch with their libraries; on a GPU the CUDA context."""
+"""Bytes a weight, with the scale (and the zero or minimum) that its group shares; a scale a row is
+nothing beside it."""
+_VOCABULARY = {Precision.FP32: Precision.FP32, Precision.INT8: Precision.INT8}
+_VOCABULARY |= {Precision.INT4: Precision.INT8}
+"""How the embedding and the head are held; else in 16 bits."""
+_KV_BYTES = {Precision.FP32: 4.0, Precision.BF16: 2.0, Precision.FP16: 2.0, Precision.FP8: 1.0}
+_RUNTIME_BYTES = {Device.CPU: 384 * _MIB, Device.GPU: 640 * _MIB}
+"""Python and torch with their libraries; on a GPU the CUDA context and the kernels' code."""
+_WORKSPACE_BYTES = 96 * _MIB
+"""cuBLAS, the products' partial sums, decode attention's partial sums."""
+_GRAPH_BYTES = 2 * _MIB
+"""What a recorded graph takes beside its memory."""
+_SAMPLING_BYTES = 30
+"""Of a logit while a token is drawn from it: logits, probabilities, their order and sums."""
+_COMMUNICATION_BYTES = 256 * _MIB
+"""NCCL's channels and the peers' buffers of a rank."""
+_SLACK = 0.08
+"""Of a GPU's buffers: blocks that the allocator can't hand out again in full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +48,11 @@ class MemoryPlan:
 
     weights: int
     activations: int
-    """Buffers of one step at its largest."""
+    """Buffers of one step at its largest, and what the allocator loses on them."""
+    graphs: int = 0
+    """Recorded decode steps."""
+    communication: int = 0
+    """Between the ranks."""
     runtime: int
     kv_minimum: int
     """Keys and values of one request of full length: with less the engine can't start."""
@@ -36,59 +62,130 @@ class MemoryPlan:
     """What all of it may take together."""
 
     @property
+    def fixed(self) -> int:
+        """All but keys and values."""
+        return self.weights + self.activations + self.graphs + self.communication + self.runtime
+
+    @property
     def needed(self) -> int:
         """The least that the profile runs in."""
-        return self.weights + self.activations + self.runtime + self.kv_minimum
+        return self.fixed + self.kv_minimum
+
+    @property
+    def total(self) -> int:
+        """What it will take."""
+        return self.fixed + self.kv_cache
 
     @property
     def fits(self) -> bool:
         return self.needed <= self.budget
 
 
-def plan_memory(spec: ModelSpec, profile: Profile, budget: int) -> MemoryPlan:
+def plan_memory(shape: ModelShape, profile: Profile, budget: int) -> MemoryPlan:
     """Split `budget`: the KV pool gets what the rest leaves, but not more than the profile wants
     (or one request of full length needs)."""
-    block = kv_block_bytes(spec, profile)
-    weights = weight_bytes(spec, profile)
-    activations = activation_bytes(spec, profile)
-    runtime = _RUNTIME_BYTES[profile.device]
-    minimum = math.ceil(profile.max_model_len / profile.block_size) * block
-    left = budget - weights - activations - runtime
-    wanted = left if profile.kv_cache_bytes is None else max(profile.kv_cache_bytes, minimum)
-    return MemoryPlan(
-        weights=weights,
-        activations=activations,
-        runtime=runtime,
+    block = kv_block_bytes(shape, profile)
+    minimum = kv_bytes(shape, profile, profile.max_model_len)
+    plan = MemoryPlan(
+        weights=weight_bytes(shape, profile),
+        activations=activation_bytes(shape, profile),
+        graphs=graph_bytes(shape, profile),
+        communication=_COMMUNICATION_BYTES if profile.num_gpus > 1 else 0,
+        runtime=_RUNTIME_BYTES[profile.device],
         kv_minimum=minimum,
-        kv_cache=max(0, min(left, wanted) // block * block),
+        kv_cache=0,
         budget=budget,
     )
+    left = budget - plan.fixed
+    wanted = left if profile.kv_cache_bytes is None else max(profile.kv_cache_bytes, minimum)
+    pool = max(0, min(left, wanted)) // block * block
+    return replace(plan, kv_cache=pool)
 
 
-def longest_context(spec: ModelSpec, profile: Profile, plan: MemoryPlan) -> int:
+def longest_context(shape: ModelShape, profile: Profile, plan: MemoryPlan) -> int:
     """The largest max_model_len that `plan.budget` would hold, in whole blocks; 0 if none."""
-    left = plan.budget - plan.weights - plan.activations - plan.runtime
-    return max(0, left // kv_block_bytes(spec, profile) * profile.block_size)
+    left = plan.budget - plan.fixed
+    blocks = range(1, math.ceil(shape.max_positions / profile.block_size) + 1)
+    fitting = bisect.bisect_right(
+        blocks, left, key=lambda count: kv_bytes(shape, profile, count * profile.block_size)
+    )
+    return min(fitting * profile.block_size, shape.max_positions)
 
 
-def weight_bytes(spec: ModelSpec, profile: Profile) -> int:
-    """Weights of one rank. An int4 profile holds its embedding and head in int8."""
-    embeddings = spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
-    layers = spec.num_parameters - embeddings
-    outer = Precision.INT8 if profile.precision is Precision.INT4 else profile.precision
-    total = layers * _WEIGHT_BYTES[profile.precision] + embeddings * _WEIGHT_BYTES[outer]
-    return math.ceil(total / (profile.tp * profile.pp))
+def weight_bytes(shape: ModelShape, profile: Profile) -> int:
+    """Weights of the rank that has most. Norms and biases are in fp32, and so is the rotation."""
+    vocabulary = _WEIGHT_BYTES[_VOCABULARY.get(profile.precision, Precision.BF16)]
+    layers = shape.layer_parameters * _WEIGHT_BYTES[profile.precision] / profile.tp
+    tables = (shape.head_parameters + shape.embedding_parameters) * vocabulary / profile.tp
+    if profile.pp > 1:
+        # the first stage has the embedding, the last one the head
+        layers *= math.ceil(shape.num_layers / profile.pp) / shape.num_layers
+        tables = max(shape.head_parameters, shape.embedding_parameters) * vocabulary / profile.tp
+    rotation = 0 if shape.learned_positions else shape.max_positions * shape.head_dim
+    return math.ceil(layers + tables + 4 * (shape.vector_parameters + rotation))
 
 
-def kv_block_bytes(spec: ModelSpec, profile: Profile) -> int:
+def read_bytes(shape: ModelShape, profile: Profile, num_tokens: int) -> float:
+    """Weights that a step of `num_tokens` reads on one rank: every layer's, the head's, and of
+    experts those that some token chose, if each chooses alike."""
+    size = profile.tp * profile.pp
+    vocabulary = _WEIGHT_BYTES[_VOCABULARY.get(profile.precision, Precision.BF16)]
+    idle_share = (1 - shape.experts_per_token / shape.num_experts) ** num_tokens
+    idle = idle_share * shape.num_layers * shape.num_experts * shape.mlp_parameters
+    layers = (shape.layer_parameters - idle) * _WEIGHT_BYTES[profile.precision]
+    return (layers + shape.head_parameters * vocabulary) / size
+
+
+def kv_bytes(shape: ModelShape, profile: Profile, num_tokens: int) -> int:
+    """Keys and values of one request of `num_tokens` on one rank, in whole blocks."""
+    blocks = math.ceil(num_tokens / profile.block_size)
+    elements = shape.kv_elements(blocks * profile.block_size)
+    return math.ceil(elements * _KV_BYTES[profile.kv_precision] / _kv_shards(shape, profile))
+
+
+def kv_block_bytes(shape: ModelShape, profile: Profile) -> int:
     """Keys and values of one block on one rank."""
-    per_token = spec.kv_bytes_per_token(_KV_BYTES[profile.kv_precision])
-    return math.ceil(per_token * profile.block_size / (profile.tp * profile.pp))
+    elements = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * profile.block_size
+    return math.ceil(elements * _KV_BYTES[profile.kv_precision] / _kv_shards(shape, profile))
 
 
-def activation_bytes(spec: ModelSpec, profile: Profile) -> int:
-    """The widest tensors of a step, in fp32: a layer's for every token, and logits twice (the
-    sampler works on a copy) for every sequence."""
-    attention = spec.qkv_size + spec.num_heads * spec.head_dim
-    per_token = 4 * spec.hidden_size + attention + 3 * spec.intermediate_size
-    return 4 * (profile.max_num_tokens * per_token + 2 * profile.max_batch_size * spec.vocab_size)
+def _kv_shards(shape: ModelShape, profile: Profile) -> int:
+    """Ranks that the cache is split over; with fewer heads than ranks several hold the same."""
+    return min(profile.tp, shape.num_kv_heads) * profile.pp
+
+
+def activation_bytes(shape: ModelShape, profile: Profile) -> int:
+    """The widest tensors of a step for every token, and what sampling takes for every sequence."""
+    num_tokens, num_sequences = profile.max_num_tokens, profile.max_batch_size
+    if profile.device is Device.CPU:
+        # fp32; the sampler works on a copy of the logits
+        attention = shape.qkv_size + shape.num_heads * shape.head_dim
+        per_token = 4 * shape.hidden_size + attention + 3 * shape.intermediate_size
+        return 4 * (num_tokens * per_token + 2 * num_sequences * shape.vocab_size)
+    step = 2 * num_tokens * _width(shape, profile.tp)
+    sampling = _SAMPLING_BYTES * num_sequences * shape.vocab_size
+    return math.ceil((1 + _SLACK) * max(step, sampling)) + _WORKSPACE_BYTES
+
+
+def graph_bytes(shape: ModelShape, profile: Profile) -> int:
+    """Recorded decode steps share the memory of the largest: a token and its logits, which are kept
+    in 16 bits, for every sequence."""
+    if profile.device is Device.CPU:
+        return 0
+    width = _width(shape, profile.tp) + 2 * shape.vocab_size
+    graphs = 2 * profile.max_batch_size * width + _num_graphs(profile) * _GRAPH_BYTES
+    return math.ceil((1 + _SLACK) * graphs)
+
+
+def _width(shape: ModelShape, tp: int) -> int:
+    """Elements a token of what lives at once: residual, norm, result, and the wider of MLP and
+    attention."""
+    experts = shape.experts_per_token
+    mlp = 3 * shape.intermediate_size * experts
+    attention = shape.qkv_size + 2 * shape.num_heads * shape.head_dim
+    return 3 * shape.hidden_size + math.ceil(max(mlp, attention) / tp)
+
+
+def _num_graphs(profile: Profile) -> int:
+    """About as many as kernels/triton/graphs.py records: eight to each doubling of the batch."""
+    return 8 * profile.max_batch_size.bit_length()

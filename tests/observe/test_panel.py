@@ -7,13 +7,13 @@ from rich.console import Console
 
 from nimlite.observe.panel import ready_panel
 from nimlite.probe import probe
-from nimlite.profiles.load import load_manifests, profiles_directory
+from nimlite.profiles.load import load_manifest, profiles_directory
 from nimlite.profiles.selection import select
 from nimlite.settings import read_settings
 
 
 def test_the_panel_tells_all_and_its_command_can_be_copied() -> None:
-    manifest = load_manifests(profiles_directory())[0]
+    manifest = load_manifest(profiles_directory() / "smollm2-135m.yaml")
     selection = select(manifest, probe(Path()), read_settings({}))
     screen = io.StringIO()
     panel = ready_panel(

@@ -10,7 +10,7 @@ import pytest
 from nimlite.errors import ManifestError
 from nimlite.profiles.generate import generate_manifest
 from nimlite.profiles.load import load_manifest, load_manifests, profiles_directory
-from nimlite.profiles.manifest import Precision
+from nimlite.profiles.manifest import Device, Precision
 
 SMOLLM = profiles_directory() / "smollm2-135m.yaml"
 GOOD = SMOLLM.read_text()
@@ -28,10 +28,13 @@ def test_the_embedded_model() -> None:
     manifest = load_manifest(SMOLLM)
     assert manifest.num_parameters == pytest.approx(134.5e6, rel=0.01)
     assert manifest.artifact.size == 98362432
-    assert {p.precision for p in manifest.profiles} == set(Precision) - {Precision.FP8}
-    fastest = max(manifest.profiles, key=lambda p: p.relative_speed)
-    assert fastest.name == "nimlite-int4-tp1-pp1-cpu"
-    assert fastest.tags["precision"] == "int4"
+    assert manifest.checkpoint_precision is Precision.INT4
+    on_cpu = [p for p in manifest.profiles if p.device is Device.CPU]
+    assert [p.name for p in on_cpu] == [
+        f"nimlite-{precision}-tp1-pp1-cpu" for precision in ("int4", "int8", "bf16", "fp32")
+    ]
+    assert [str(p.kv_precision) for p in on_cpu] == ["bf16", "bf16", "bf16", "fp32"]
+    assert on_cpu[0].tags["precision"] == "int4"
 
 
 def test_an_id_is_the_digest_of_the_content_and_not_of_its_order(tmp_path: Path) -> None:
@@ -39,8 +42,10 @@ def test_an_id_is_the_digest_of_the_content_and_not_of_its_order(tmp_path: Path)
     assert profile.identified() == profile
     assert replace(profile, max_batch_size=1).identified().id != profile.id
     copy = tmp_path / "copy.yaml"
-    turned = "{relative_speed: 4.1, precision: int4}"
-    copy.write_text(GOOD.replace("{precision: int4, relative_speed: 4.1}", turned))
+    turned = "{block_size: 64, device: gpu, precision:"
+    copy.write_text(
+        GOOD.replace(", block_size: 64}", "}").replace("{device: gpu, precision:", turned)
+    )
     assert load_manifest(copy).profiles[0].id == profile.id
 
 
@@ -49,16 +54,17 @@ def test_an_id_is_the_digest_of_the_content_and_not_of_its_order(tmp_path: Path)
     [
         ("license:", "licence:", "licence:", "licence: unknown key; the nearest known one is lic"),
         ("  size:", "  sise:", "sise:", "artifact.sise: unknown key; the nearest known one is si"),
-        ("{theta:", "{beta:", "{beta:", "spec.rope.beta: unknown key; the nearest"),
-        ("precision: int8,", "precision: int7,", "int7", "profiles.1.precision: expected is 'fp3"),
-        ("block_size: 16", "block_size: x", "block_size:", "defaults.block_size: expected is a "),
-        ("block_size: 16", "block_size: 0", "block_size:", "expected is greater than 0, not 0"),
-        ("precision: int8,", "id: a, precision: int8,", "id: a", "profiles.1.id: unknown key"),
-        ("num_layers: 30", "num_layers: 30.5", "num_layers:", "spec.num_layers: expected is a "),
+        ("  head_dim:", "  head_dims:", "head_dims:", "shape.head_dims: unknown key; the nearest"),
+        ("int8, bf16", "int7, bf16", "int7", "profiles.2.precision: expected is 'fp3"),
+        ("max_model_len: 8192", "max_model_len: x", "max_model_len: x", "defaults.max_model"),
+        ("max_model_len: 8192", "max_model_len: 0", "max_model_len: 0", "is greater than 0, not 0"),
+        ("{device: cpu", "{id: a, device: cpu", "id: a", "profiles.2.id: unknown key"),
+        ("num_layers: 30", "num_layers: 30.5", "num_layers:", "shape.num_layers: expected is a "),
         ("license:", "family: x\nlicense:", "family: x", "family: this key is given twice"),
-        ("  head_dim: 64\n", "", "architecture:", "spec.head_dim: this key is missing"),
+        ("  head_dim: 64\n", "", "architecture:", "shape.head_dim: this key is missing"),
         ("defaults:\n", "defaults: 1\nother:\n", "other:", "other: unknown key"),
         ("family: smollm2-135m", "family: [", "served_name", "not YAML: "),
+        ("int4, int8,", "int4, int4,", "int4, int4", "nimlite-int4-tp1-pp1-cpu is there already"),
     ],
 )  # fmt: skip
 def test_a_wrong_manifest_is_located(
@@ -101,7 +107,7 @@ def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
 
 def test_a_generated_manifest_has_the_same_profiles() -> None:
     known = load_manifest(SMOLLM)
-    generated = generate_manifest("smollm2-135m", known.spec, known.artifact)
+    generated = generate_manifest("smollm2-135m", known.shape, known.artifact)
     assert {p.id for p in generated.profiles} == {p.id for p in known.profiles}
 
 

@@ -1,0 +1,58 @@
+"""A profile, judged for a machine; and the choice among them."""
+
+import enum
+from dataclasses import dataclass
+
+from nimlite.profiles.manifest import Manifest, Profile
+from nimlite.profiles.memory import MemoryPlan
+from nimlite.profiles.roofline import Prediction
+
+
+class Fit(enum.StrEnum):
+    """What a profile is on this machine, best first."""
+
+    RUNNABLE = "runnable"
+    LOW_MEMORY = "low memory"
+    INCOMPATIBLE = "incompatible"
+    EXCLUDED = "excluded"
+    """The user's settings leave it out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One profile, judged."""
+
+    profile: Profile
+    """As the manifest has it: what an engine is built for."""
+    serving: Profile
+    """As it will run: with the user's limits, the context that fits, and the KV cache that the
+    memory allows."""
+    memory: MemoryPlan
+    """Of the GPU that has least, or of the host."""
+    fit: Fit
+    reason: str
+    """Why it stands where it does, in a few sentences."""
+    remedy: str | None = None
+    """The setting that would make it fit, such as NIM_MAX_MODEL_LEN=4096."""
+    gpus: tuple[int, ...] = ()
+    """`Gpu.index` of those that it takes, the first rank's first; empty on the CPU."""
+    prediction: Prediction | None = None
+    """None: it can't run here."""
+    score: float = 0.0
+    """What the goal makes of the prediction; higher is better, and only within one ranking."""
+    replicas: int = 0
+    """How many more of it the other GPUs could hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The choice, and all that it was chosen from, best first."""
+
+    manifest: Manifest
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+
+
+def gibibytes(num_bytes: int) -> str:
+    """Such as 1.25 GiB."""
+    return f"{num_bytes / (1 << 30):.2f} GiB"

@@ -1,0 +1,162 @@
+"""One profile on one machine: whether it runs, in how much memory, and how fast."""
+
+from dataclasses import replace
+
+from nimlite.probe.machine import Gpu, Machine
+from nimlite.profiles.candidate import Candidate, Fit, gibibytes
+from nimlite.profiles.goal import Aim
+from nimlite.profiles.manifest import Device, Manifest, Precision, Profile
+from nimlite.profiles.memory import longest_context, plan_memory
+from nimlite.profiles.placement import placements, rest
+from nimlite.profiles.rates import capability, rates
+from nimlite.profiles.roofline import predict
+from nimlite.profiles.support import Support
+from nimlite.settings import Settings
+
+_SHARE = 0.9
+"""Of the free memory, unless NIM_KVCACHE_PERCENT says otherwise."""
+_CAPABILITY = {
+    Precision.BF16: (8, 0),
+    Precision.FP16: (7, 0),
+    Precision.FP8: (8, 9),
+    Precision.INT8_SQ: (7, 5),
+    Precision.INT4_AWQ: (7, 5),
+    Precision.INT4_GPTQ: (7, 5),
+}
+"""The first compute capability that multiplies in a precision."""
+
+
+def judge(
+    manifest: Manifest,
+    profile: Profile,
+    machine: Machine,
+    settings: Settings,
+    aim: Aim,
+    support: Support,
+) -> Candidate:
+    """The profile in its best place on the machine."""
+    if reason := _incompatible(manifest, profile, machine, support):
+        candidate = plan(manifest, profile, machine, settings, ())
+        return replace(candidate, fit=Fit.INCOMPATIBLE, reason=reason)
+    places = [()] if profile.device is Device.CPU else _places(profile, machine)
+    judged = [_place(manifest, profile, machine, settings, aim, gpus) for gpus in places]
+    return max(judged, key=lambda c: (c.fit is Fit.RUNNABLE, c.score, c.memory.budget))
+
+
+def plan(
+    manifest: Manifest,
+    profile: Profile,
+    machine: Machine,
+    settings: Settings,
+    gpus: tuple[Gpu, ...],
+) -> Candidate:
+    """The profile's memory, on `gpus`, on the CPU, or of none; nothing is judged yet."""
+    limited = _limited(profile, settings)
+    budget = int(_free_bytes(profile, machine, gpus) * (settings.kvcache_percent or _SHARE))
+    memory = plan_memory(manifest.shape, limited, budget)
+    # A pool of nothing belongs to a profile that can't run; its own figure then stays.
+    serving = replace(limited, kv_cache_bytes=memory.kv_cache or limited.kv_cache_bytes)
+    return Candidate(
+        profile=profile,
+        serving=serving,
+        memory=memory,
+        fit=Fit.EXCLUDED,
+        reason="",
+        gpus=tuple(gpu.index for gpu in gpus),
+    )
+
+
+def _place(
+    manifest: Manifest,
+    profile: Profile,
+    machine: Machine,
+    settings: Settings,
+    aim: Aim,
+    gpus: tuple[Gpu, ...],
+) -> Candidate:
+    candidate = plan(manifest, profile, machine, settings, gpus)
+    wanted = candidate.serving.max_model_len
+    if not candidate.memory.fits:
+        longest = longest_context(manifest.shape, candidate.serving, candidate.memory)
+        least = min(wanted, sum(aim.lengths(wanted)))
+        if settings.max_model_len is not None or longest < least:
+            return _low_memory(candidate, longest)
+        shorter = replace(settings, max_model_len=longest)
+        candidate = plan(manifest, profile, machine, shorter, gpus)
+    load = aim.load(manifest.shape, candidate.serving, candidate.memory, wanted)
+    num_threads = settings.num_threads or max(1, machine.cpu.usable_cores - 1)
+    place_rates = rates(profile, gpus, machine, num_threads)
+    prediction = predict(manifest.shape, candidate.serving, place_rates, load)
+    return replace(
+        candidate,
+        fit=Fit.RUNNABLE,
+        prediction=prediction,
+        score=aim.score(manifest, profile, candidate.memory, prediction),
+        replicas=rest(machine, gpus) if gpus else 0,
+    )
+
+
+def _low_memory(candidate: Candidate, longest: int) -> Candidate:
+    memory = candidate.memory
+    remedy = f"NIM_MAX_MODEL_LEN={longest}" if longest else None
+    a_gpu = " a GPU" if candidate.profile.device is Device.GPU else ""
+    reason = (
+        f"It needs {gibibytes(memory.needed)}{a_gpu} for a context of "
+        f"{candidate.serving.max_model_len} tokens, and may take {gibibytes(memory.budget)}. "
+    )
+    missing = gibibytes(memory.needed - memory.budget)
+    reason += f"{remedy} would make it fit." if remedy else f"It would fit with {missing} more."
+    return replace(candidate, fit=Fit.LOW_MEMORY, reason=reason, remedy=remedy)
+
+
+def _limited(profile: Profile, settings: Settings) -> Profile:
+    """The profile with the user's limits. A share of the memory that the user names is for the KV
+    cache to fill, whatever the profile wanted."""
+    return replace(
+        profile,
+        max_model_len=settings.max_model_len or profile.max_model_len,
+        max_batch_size=settings.max_batch_size or profile.max_batch_size,
+        max_num_tokens=settings.max_num_tokens or profile.max_num_tokens,
+        kv_cache_bytes=None if settings.kvcache_percent else profile.kv_cache_bytes,
+    )
+
+
+def _free_bytes(profile: Profile, machine: Machine, gpus: tuple[Gpu, ...]) -> int:
+    """Free memory of each device that the profile takes. Where the GPU has none of its own, the
+    host's counts: its page cache is not lost to it."""
+    if profile.device is Device.CPU:
+        return machine.memory.available_bytes
+    host = machine.memory.available_bytes
+    return min((host if gpu.unified_memory else gpu.free_bytes for gpu in gpus), default=0)
+
+
+def _incompatible(
+    manifest: Manifest, profile: Profile, machine: Machine, support: Support
+) -> str | None:
+    """Why the profile can't run here however much memory there is; None: it can."""
+    if reason := support.reason(manifest, profile):
+        return reason
+    if profile.device is Device.CPU:
+        return None
+    if profile.num_gpus > len(machine.gpus):
+        seen = machine.gpu_problem or f"The machine has {len(machine.gpus)}."
+        return f"It needs {profile.num_gpus} GPU(s). {seen}"
+    least = _CAPABILITY[profile.precision]
+    if not any(capability(gpu) >= least for gpu in machine.gpus):
+        found = ", ".join(sorted({f"{g.name} ({g.compute_capability})" for g in machine.gpus}))
+        return (
+            f"{profile.precision} needs compute capability {least[0]}.{least[1]}; "
+            f"this machine has {found}."
+        )
+    if not _places(profile, machine):
+        return (
+            f"It needs {profile.num_gpus} GPUs of one kind, of compute capability {least[0]}."
+            f"{least[1]} or more, and with NVLink between all of them where the machine has it."
+        )
+    return None
+
+
+def _places(profile: Profile, machine: Machine) -> list[tuple[Gpu, ...]]:
+    least = _CAPABILITY[profile.precision]
+    found = placements(machine, profile.num_gpus)
+    return [gpus for gpus in found if capability(gpus[0]) >= least]

@@ -1,0 +1,45 @@
+"""What this version can execute. A profile beyond it is ranked as incompatible, with the reason."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from nimlite.models.registry import FAMILIES
+from nimlite.profiles.manifest import Device, Manifest, Precision, Profile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Support:
+    """What can be executed."""
+
+    architectures: Collection[str]
+    precisions: Mapping[Device, Collection[Precision]]
+    """How the weights can be held on each device."""
+    max_tp: int
+    max_pp: int
+
+    def reason(self, manifest: Manifest, profile: Profile) -> str | None:
+        """Why a profile can't be executed, in one sentence; None: it can."""
+        can = ", ".join(self.precisions[profile.device])
+        if manifest.shape.architecture not in self.architectures:
+            known = ", ".join(self.architectures)
+            return f"This version can't compute {manifest.shape.architecture} yet, only {known}."
+        if profile.precision not in self.precisions[profile.device]:
+            where = {Device.CPU: "the CPU", Device.GPU: "a GPU"}[profile.device]
+            return f"This version can't compute {profile.precision} on {where} yet, only {can}."
+        if profile.tp > self.max_tp or profile.pp > self.max_pp:
+            return (
+                f"This version can't split a model tp={profile.tp}, pp={profile.pp} yet, only "
+                f"up to tp={self.max_tp}, pp={self.max_pp}."
+            )
+        return None
+
+
+THIS_VERSION = Support(
+    architectures=tuple(FAMILIES),
+    precisions={
+        Device.CPU: (Precision.FP32, Precision.BF16, Precision.INT8, Precision.INT4),
+        Device.GPU: (Precision.BF16, Precision.FP16, Precision.FP8),
+    },
+    max_tp=1,
+    max_pp=1,
+)

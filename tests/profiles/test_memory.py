@@ -1,0 +1,47 @@
+"""The memory arithmetic, against figures that were worked out or measured elsewhere."""
+
+from dataclasses import replace
+
+import pytest
+
+from nimlite.profiles.load import load_manifest, profiles_directory
+from nimlite.profiles.manifest import Device, Precision
+from nimlite.profiles.memory import kv_block_bytes, kv_bytes, weight_bytes
+
+SMOLLM = load_manifest(profiles_directory() / "smollm2-135m.yaml")
+LLAMA = load_manifest(profiles_directory() / "llama3-8b.yaml")
+
+
+def test_weights_and_blocks_by_precision() -> None:
+    on_cpu = [p for p in SMOLLM.profiles if p.device is Device.CPU]
+    sizes = {p.precision: weight_bytes(SMOLLM.shape, p) for p in on_cpu}
+    parameters = SMOLLM.num_parameters
+    # norms, and the rotation's table
+    assert sizes[Precision.FP32] == pytest.approx(4 * parameters, rel=0.01)
+    assert sizes[Precision.BF16] == pytest.approx(2 * parameters, rel=0.02)
+    # As large as the GGUF of the same grid and head, but for its metadata.
+    assert sizes[Precision.INT4] == pytest.approx(98.4e6, rel=0.03)
+    assert kv_block_bytes(SMOLLM.shape, on_cpu[0]) == 16 * 23040
+
+
+def test_an_8b_model_on_gpus() -> None:
+    profiles = {p.name: p for p in LLAMA.profiles}
+    bf16 = profiles["nimlite-bf16-tp1-pp1-gpu-latency"]
+    assert weight_bytes(LLAMA.shape, bf16) == pytest.approx(16.06e9, rel=0.01)
+    fp8 = profiles["nimlite-fp8-tp1-pp1-gpu-latency"]
+    assert weight_bytes(LLAMA.shape, fp8) == pytest.approx(6.98e9 + 2 * 1.05e9, rel=0.01)
+    assert kv_bytes(LLAMA.shape, bf16, 131072) == 16 << 30
+    assert kv_bytes(LLAMA.shape, fp8, 131072) == 8 << 30
+    halved = profiles["nimlite-bf16-tp2-pp1-gpu-latency"]
+    assert weight_bytes(LLAMA.shape, halved) == pytest.approx(8.03e9, rel=0.015)
+    # 8 heads of keys on 8 ranks, and no fewer bytes on 16
+    sixteen = replace(halved, tp=16)
+    assert kv_bytes(LLAMA.shape, sixteen, 64) == kv_bytes(LLAMA.shape, replace(halved, tp=8), 64)
+
+
+def test_a_window_bounds_the_cache() -> None:
+    windowed = replace(LLAMA.shape, sliding_window=4096, num_windowed_layers=16)
+    profile = LLAMA.profiles[0]
+    full = kv_bytes(LLAMA.shape, profile, 131072)
+    assert kv_bytes(windowed, profile, 131072) == full // 2 + full // 2 // 32
+    assert kv_bytes(windowed, profile, 4096) == kv_bytes(LLAMA.shape, profile, 4096)
