@@ -89,6 +89,7 @@ def _row(chunk: ScheduledChunk, sampled_rows: Mapping[RequestSequence, int]) -> 
         num_prompt_tokens=sequence.num_prompt_tokens,
         suppressed=sorted(sequence.stop_token_ids) if is_suppressed else (),
         pending_row=sampled_rows[sequence] if is_pending else None,
+        sequence=sequence,
     )
 
 

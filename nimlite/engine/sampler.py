@@ -20,7 +20,7 @@ _CANDIDATES = 256
 """Most likely tokens looked at first for top-p and top-k: sorting the whole vocabulary costs
 milliseconds."""
 
-_MIN_TEMPERATURE = 1e-5
+MIN_TEMPERATURE = 1e-5
 """Below it the logits would leave the range of fp32; the choice is the most likely token anyway."""
 
 
@@ -38,17 +38,21 @@ class SamplingRow(NamedTuple):
     pending_row: int | None = None
     """Where the last token is still on the device: its row in the output of the step before."""
 
+    sequence: object = None
+    """Whose it is, for a sampler that remembers what a sequence has seen."""
+
+    @property
+    def is_penalized(self) -> bool:
+        """Whether the choice depends on the tokens before it."""
+        params = self.params
+        return bool(
+            params.frequency_penalty or params.presence_penalty or params.repetition_penalty != 1
+        )
+
     @property
     def is_adjusted(self) -> bool:
         """Whether anything but temperature and filters stands between its logits and the choice."""
-        params = self.params
-        return bool(
-            self.suppressed
-            or params.logit_bias
-            or params.frequency_penalty
-            or params.presence_penalty
-            or params.repetition_penalty != 1
-        )
+        return bool(self.suppressed or self.params.logit_bias or self.is_penalized)
 
 
 class Sampler(Protocol):
@@ -115,50 +119,41 @@ def logprob_of(logits_V: torch.Tensor, token_id: int, count: int) -> Logprob:
     return Logprob(token_id, chosen, 1 + int((logprobs_V > chosen).sum()), top)
 
 
-def adjust(
-    logits_V: torch.Tensor, row: SamplingRow, pending: torch.Tensor | None = None
-) -> torch.Tensor:
-    """The logits after penalties, bias and suppression, on their device.
-
-    `pending`: the last token, where it is still on the device and not in `row.token_ids`.
-    """
-    params, device = row.params, logits_V.device
+def adjust(logits_V: torch.Tensor, row: SamplingRow) -> torch.Tensor:
+    """The logits after penalties, bias and suppression."""
+    params = row.params
     logits_V = logits_V.float()
     if params.repetition_penalty != 1:
         # Keskar et al., 2019 (arXiv:1909.05858): tokens seen before, in the prompt too
-        is_seen_V = _count(row.token_ids, pending, logits_V) > 0
+        is_seen_V = _count(row.token_ids, logits_V) > 0
         penalty = torch.where(
             logits_V > 0, 1 / params.repetition_penalty, params.repetition_penalty
         )
         logits_V = logits_V.where(~is_seen_V, logits_V * penalty)
     if params.frequency_penalty or params.presence_penalty:
-        counts_V = _count(row.token_ids[row.num_prompt_tokens :], pending, logits_V)
+        counts_V = _count(row.token_ids[row.num_prompt_tokens :], logits_V)
         logits_V = logits_V - params.frequency_penalty * counts_V
         logits_V = logits_V - params.presence_penalty * (counts_V > 0)
     if params.logit_bias:
-        ids = torch.tensor(list(params.logit_bias), device=device)
-        biases = torch.tensor(list(params.logit_bias.values()), dtype=logits_V.dtype, device=device)
+        ids = torch.tensor(list(params.logit_bias))
+        biases = torch.tensor(list(params.logit_bias.values()), dtype=logits_V.dtype)
         logits_V = logits_V.index_add(0, ids, biases)
     if row.suppressed:
-        ids = torch.tensor(row.suppressed, device=device)
+        ids = torch.tensor(row.suppressed)
         logits_V = logits_V.index_fill(0, ids, -torch.inf)
     return logits_V
 
 
-def _count(
-    token_ids: Sequence[int], pending: torch.Tensor | None, like_V: torch.Tensor
-) -> torch.Tensor:
+def _count(token_ids: Sequence[int], like_V: torch.Tensor) -> torch.Tensor:
     """How often each token of the vocabulary occurs: fp32."""
-    ids = torch.tensor(token_ids, dtype=torch.int64, device=like_V.device)
-    if pending is not None:
-        ids = torch.cat([ids, pending.view(1)])
+    ids = torch.tensor(token_ids, dtype=torch.int64)
     return torch.zeros_like(like_V).index_add_(0, ids, torch.ones_like(ids, dtype=like_V.dtype))
 
 
 def _draw(logits_V: torch.Tensor, params: SamplingParams, u: float) -> int:
     """Temperature, then min-p, then top-k, then top-p, then the inverse of the distribution
     function at `u`."""
-    probs_V = (logits_V / max(params.temperature, _MIN_TEMPERATURE)).softmax(dim=-1)
+    probs_V = (logits_V / max(params.temperature, MIN_TEMPERATURE)).softmax(dim=-1)
     if params.min_p > 0:
         probs_V = probs_V.where(probs_V >= params.min_p * probs_V.max(), 0.0)
     limit = params.top_k if 0 < params.top_k < len(probs_V) else len(probs_V)
