@@ -3,12 +3,14 @@
 It prints as JSON and reads back, so that a recorded machine can stand in for a real one.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+from nimlite.data_files import data_directory
 from nimlite.errors import SettingError
 
 _STRICT = with_config(ConfigDict(extra="forbid"))
@@ -69,7 +71,11 @@ class Gpu:
     """Peak dense FLOP/s by precision (fp32, fp16, bf16, fp8, int8), with fp32 sums where the card
     is slower at those. A precision that the tensor cores lack is absent; fp32 is without them."""
     rates_from: str = ""
-    """Where the two above come from: data sheet, estimate, or measured."""
+    """Where the two above come from: the data sheet's name, or "estimate"."""
+    measured_bandwidth: float | None = None
+    """Bytes/s that a large copy or sum reached, by `nimlite probe --measure`."""
+    measured_flops: Mapping[str, float] = field(default_factory=dict)
+    """FLOP/s that a large matrix product reached, by precision."""
     unified_memory: bool = False
     """The GPU has no memory of its own: what it takes is missing from the host's (GB10)."""
     coherent: bool = False
@@ -152,6 +158,10 @@ class Memory:
     """What can still be taken, within the cgroup's limit."""
     limit_bytes: int | None
     """The cgroup's limit; None: unlimited."""
+    bandwidth: float | None = None
+    """Bytes/s by the data sheet; None: not known."""
+    measured_bandwidth: float | None = None
+    """Bytes/s that reading with all threads reached."""
 
 
 @_STRICT
@@ -209,6 +219,15 @@ class Machine:
         """Indented JSON, without a final newline."""
         return _ADAPTER.dump_json(self, indent=2).decode()
 
+    def save(self, path: Path) -> None:
+        """Write a file that `load` reads. Raises SettingError where it can't be written."""
+        try:
+            path.write_text(self.to_json() + "\n")
+        except OSError as error:
+            raise SettingError(
+                f"The machine can't be written to {path}: {error.strerror}."
+            ) from error
+
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "machine") -> "Machine":
         """Read what `to_json` wrote. Raises SettingError that names `source` and the wrong key."""
@@ -219,13 +238,39 @@ class Machine:
             key = ".".join(str(part) for part in first["loc"]) or "the file"
             raise SettingError(
                 f"{source} is not a recorded machine: {key}: {first['msg']}. "
-                "Record one with `nimlite probe --json`."
+                "Record one with `nimlite probe --save FILE`."
             ) from error
 
     @classmethod
-    def load(cls, path: Path) -> "Machine":
-        """Read a recorded machine from a file."""
-        return cls.from_json(path.read_bytes(), str(path))
+    def load(cls, source: str | Path) -> "Machine":
+        """Read a recorded machine: a file, or the name of one in profiles/machines, as h200.
+
+        Raises SettingError where there is no such file or name, or where it is no machine.
+        """
+        path = Path(source).expanduser()
+        if not path.exists() and path.name == str(source):
+            path = machines_directory() / f"{path.name.removesuffix('.json')}.json"
+        if not path.exists():
+            raise _no_machine(str(source))
+        try:
+            return cls.from_json(path.read_bytes(), str(source))
+        except OSError as error:
+            raise SettingError(f"The machine {source} can't be read: {error.strerror}.") from error
 
 
 _ADAPTER = TypeAdapter(Machine)
+
+
+def machines_directory() -> Path:
+    """Where the recorded machines lie that come with nimlite."""
+    return data_directory("profiles") / "machines"
+
+
+def _no_machine(source: str) -> SettingError:
+    names = sorted(path.stem for path in machines_directory().glob("*.json"))
+    close = difflib.get_close_matches(source.lower().removesuffix(".json"), names, n=3, cutoff=0.4)
+    meant = f" Did you mean {' or '.join(close)}?" if close else ""
+    return SettingError(
+        f"The machine {source!r} is neither a file nor one of the {len(names)} recorded in "
+        f"{machines_directory()}.{meant} Record a machine with `nimlite probe --save FILE`."
+    )

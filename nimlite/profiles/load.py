@@ -5,7 +5,6 @@ unless it says otherwise. A list in a profile stands for one profile each (`matr
 """
 
 import json
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-import nimlite
+from nimlite.data_files import data_directory
 from nimlite.errors import ManifestError
 from nimlite.profiles.document import Document
 from nimlite.profiles.manifest import Artifact, Manifest, Profile
@@ -33,10 +32,7 @@ _KEYS = {
 
 def profiles_directory() -> Path:
     """The checkout's profiles/ where there is one, else the installed copy."""
-    checkout = Path(nimlite.__file__).parents[1] / "profiles"
-    if checkout.is_dir():
-        return checkout
-    return Path(sysconfig.get_path("data")) / "share" / "nimlite" / "profiles"
+    return data_directory("profiles")
 
 
 def load_manifests(directory: Path) -> tuple[Manifest, ...]:

@@ -10,8 +10,8 @@ import pytest
 from nimlite.errors import SettingError
 from nimlite.probe import Machine, probe
 from nimlite.probe.cgroup import CgroupLimits, read_limits
+from nimlite.probe.child import ask_child
 from nimlite.probe.host import read_cpu, read_disk, read_memory
-from nimlite.probe.nvml import query_gpus
 
 UNLIMITED = CgroupLimits()
 
@@ -128,13 +128,13 @@ def test_no_cgroup_limits(tmp_path: Path) -> None:
 )
 def test_a_broken_driver_is_a_reported_reason(child: str, problem: str) -> None:
     limit = 0.3 if "Event" in child else 10.0
-    answer, reason = query_gpus((sys.executable, "-c", child), timeout_s=limit)
+    answer, reason = ask_child((sys.executable, "-c", child), "The GPU driver", timeout_s=limit)
     assert answer == {}
     assert problem in str(reason)
 
 
 def test_a_missing_interpreter_is_a_reported_reason() -> None:
-    assert "could not be started" in str(query_gpus(("/nowhere/python",))[1])
+    assert "CUDA could not be asked" in str(ask_child(("/nowhere/python",), "CUDA")[1])
 
 
 def test_probing_does_not_import_torch() -> None:
