@@ -22,10 +22,12 @@ def machine_table(machine: Machine) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
+    told: set[str] = set()
     for gpu in machine.gpus:
-        _add_gpu(table, gpu)
+        _add_gpu(table, gpu, told)
     for way, pairs in _by_way(machine.links).items():
-        table.add_row("Links", escape(f"{way}: {', '.join(pairs)}"))
+        which = ", ".join(pairs) if len(pairs) < len(machine.links) else "all pairs"
+        table.add_row("Links", escape(f"{which}: {way}"))
     for hidden in machine.hidden_gpus:
         table.add_row("Hidden", escape(f"{hidden.name} ({hidden.uuid}): {hidden.reason}"))
     if machine.gpu_problem:
@@ -36,7 +38,8 @@ def machine_table(machine: Machine) -> RenderableType:
     return table
 
 
-def _add_gpu(table: Table, gpu: Gpu) -> None:
+def _add_gpu(table: Table, gpu: Gpu, told: set[str]) -> None:
+    """`told`: the rates that stand in the table already, for cards of one kind have the same."""
     shared = " of the host's memory" if gpu.unified_memory else ""
     slice_ = f", MIG slice {gpu.mig.profile}" if gpu.mig else ""
     free = f"{gibibytes(gpu.free_bytes)} of {gibibytes(gpu.total_bytes)} free{shared}"
@@ -44,8 +47,9 @@ def _add_gpu(table: Table, gpu: Gpu) -> None:
         f"GPU {gpu.index}",
         escape(f"{gpu.name}{slice_} ({gpu.compute_capability}, {gpu.pci_device}), {free}"),
     )
-    if gpu.memory_bandwidth or gpu.flops:
-        rates = _rates(gpu.memory_bandwidth, gpu.flops)
+    rates = _rates(gpu.memory_bandwidth, gpu.flops)
+    if rates and rates not in told:
+        told.add(rates)
         table.add_row("", escape(f"{rates} ({gpu.rates_from})"))
     if gpu.measured_bandwidth or gpu.measured_flops:
         table.add_row("", f"measured: {_rates(gpu.measured_bandwidth, gpu.measured_flops)}")
