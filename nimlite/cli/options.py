@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from nimlite.cli.session import open_session
-from nimlite.settings.fields import Group, Settings, members
-from nimlite.settings.layers import flag
+from nimlite.settings.fields import Group, members
+from nimlite.settings.flags import is_switch, spellings
 from nimlite.settings.manual import manual
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -58,20 +58,19 @@ def with_settings(*groups: Group) -> Callable[[Command], Command]:
 
 
 def _parameter(name: str, group: Group) -> Parameter:
-    is_switch = Settings.__annotations__[name].__origin__ is bool
     help_text = manual()[name].replace("[", "\\[")
     info: Any
     if name == "model_path":
         info = typer.Argument(metavar="[MODEL]", help=help_text, show_default=False)
     else:
-        option = flag(name)
-        spelled = f"{option}/--no-{option[2:]}" if is_switch else option
+        options = spellings(name)
+        switch = f"{options[0]}/--no-{options[0][2:]}"
         info = typer.Option(
-            spelled,
+            *((switch,) if is_switch(name) else options),
             help=help_text,
             show_default=False,
             rich_help_panel=str(group),
-            metavar=None if is_switch else "VALUE",
+            metavar=None if is_switch(name) else "VALUE",
         )
-    annotation: Any = Annotated[bool | None if is_switch else str | None, info]
+    annotation: Any = Annotated[bool | None if is_switch(name) else str | None, info]
     return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -5,7 +5,8 @@
 fields.py  Settings: every field is one setting, and its docstring the manual
 values.py  texts read into values: sizes, shares, lists, tags
 nim.py     every variable of NIM's: a setting by another name, or why it has no effect
-layers.py  the layers laid over each other        file.py  the config file
+flags.py   the settings' flags      file.py  the config file
+layers.py  all of them laid over each other
 manual.py  docs/settings.md, and what `nimlite config` shows
 """
 

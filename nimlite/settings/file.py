@@ -20,17 +20,22 @@ _BROKEN = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, R
 """What the parsers raise for texts that they can't read, the YAML one's type constructors too."""
 
 
-def read_file(path: Path) -> dict[str, Given]:
+def read_file(path: Path, asked: str) -> dict[str, Given]:
     """The settings in a file, each with its line; null counts as unset.
 
     A key holds the value itself, or the object that `nimlite config --json` prints for it. Raises
-    SettingError with file and line for what is not one mapping of settings.
+    SettingError with file and line for what is not one mapping of settings. `asked`: who named the
+    file, for one that can't be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise SettingError(f"The config file {path} can't be read: {reason}.") from error
+        raise SettingError(f"{asked} can't be read: {reason}.") from error
+    if path.suffix not in _PARSERS:
+        raise SettingError(
+            f"{asked} can't be read: its name should end in {', '.join(_PARSERS)}, which says how."
+        )
     content, lines = _parse(path, text)
     for key, line in lines:
         if key not in _KEYS:
@@ -59,14 +64,8 @@ def _unwrap(value: Any) -> Any:
 
 def _parse(path: Path, text: str) -> tuple[Mapping[str, Any], list[tuple[str, int]]]:
     """The content, and each key of its top with its line, repeated ones too."""
-    parsers = {".yaml": _yaml, ".yml": _yaml, ".json": _json, ".toml": _toml}
-    if path.suffix not in parsers:
-        raise SettingError(
-            f"The config file {path} should end in .yaml, .yml, .json or .toml, which says how to "
-            "read it."
-        )
     try:
-        content, lines = parsers[path.suffix](text)
+        content, lines = _PARSERS[path.suffix](text)
     except _BROKEN as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else getattr(error, "lineno", None)
@@ -104,3 +103,6 @@ def _yaml_lines(text: str) -> list[tuple[str, int]]:
     if not isinstance(root, yaml.MappingNode):
         return []
     return [(str(key.value), key.start_mark.line + 1) for key, _ in root.value]
+
+
+_PARSERS = {".yaml": _yaml, ".yml": _yaml, ".json": _json, ".toml": _toml}

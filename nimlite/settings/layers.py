@@ -9,6 +9,7 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from nimlite.errors import SettingError
 from nimlite.settings.fields import FIELDS, Settings
 from nimlite.settings.file import read_file
+from nimlite.settings.flags import PASSTHROUGH, flag, read_passthrough
 from nimlite.settings.given import Given, Origin, shown
 from nimlite.settings.nim import MEANINGS, Tag, variables
 
@@ -23,17 +24,18 @@ def read_settings(
     """Settings from the environment, from flags by field name (None: not given), and from the
     config file that either names.
 
-    An empty variable counts as unset. Raises SettingError for a value that can't be used, and for
-    two that contradict each other.
+    An empty variable or flag counts as unset. Raises SettingError for a value that can't be used,
+    and for two that contradict each other.
     """
     from_flags = {
         name: Given(Origin.FLAG, flag(name), value)
         for name, value in (flags or {}).items()
-        if value is not None
+        if value not in (None, "")
     }
-    given = _from_environment(environ) | from_flags
+    passed = read_passthrough(environ.get(PASSTHROUGH, ""))
+    given = _from_environment(environ) | passed | from_flags
     if file := given.get("config_file"):
-        given = read_file(_read("config_file", file)) | given
+        given = read_file(_read("config_file", file), str(file)) | given
     values = {name: _read(name, value) for name, value in given.items()}
     hidden = {name: _hidden(value, values[name]) for name, value in given.items()}
     settings = Settings(**values, given=hidden)
@@ -44,12 +46,6 @@ def read_settings(
 def plain(settings: Settings, name: str) -> Any:
     """The value of a field as JSON has it, which a config file reads back; no secret."""
     return _ADAPTERS[name].dump_python(getattr(settings, name), mode="json")
-
-
-def flag(name: str) -> str:
-    """The option of a field, or the argument that it is."""
-    special = {"model_path": "MODEL", "config_file": "--config"}
-    return special.get(name, "--" + name.removeprefix("server_").replace("_", "-"))
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Given]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from nimlite.settings import nim
 from nimlite.settings.fields import FIELDS, Group, Settings, members
-from nimlite.settings.layers import flag
+from nimlite.settings.flags import spellings
 
 
 @functools.cache
@@ -45,7 +45,8 @@ def _section(group: Group) -> str:
     rows = [f"## {group}", "", "| setting | variables | flag | |", "|---|---|---|---|"]
     for name in members(group):
         spelled = ", ".join(f"`{variable}`" for variable in nim.variables(name))
-        rows.append(f"| `{name}` | {spelled} | `{flag(name)}` | {manual()[name]} |")
+        flags = ", ".join(f"`{option}`" for option in spellings(name))
+        rows.append(f"| `{name}` | {spelled} | {flags} | {manual()[name]} |")
     return "\n".join((*rows, ""))
 
 

@@ -128,9 +128,7 @@ _TABLE: dict[str, Meaning] = {
     ),
     "NIM_USE_SGLANG NIM_USE_TRTLLM_LEGACY_BACKEND": NoEffect("there is one engine", _OFF),
     "NIM_FORCE_DETERMINISTIC": NotYet("give a request temperature 0, or a seed"),
-    "NIM_PASSTHROUGH_ARGS": NotYet(
-        "give the flags to `nimlite serve` itself; --help lists them", ()
-    ),
+    "NIM_PASSTHROUGH_ARGS": Elsewhere("nimlite as further flags, which beat the other variables"),
     "NIM_DRAFT_MODEL_PATH NIM_SPECDEC_*": NotYet("there is no speculative decoding"),
     "NIM_CAPTURE_ENABLE NIM_CAPTURE_ARGS": NotYet("requests are not captured"),
     # LoRA
