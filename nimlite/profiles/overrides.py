@@ -12,21 +12,21 @@ def wanted_profiles(manifest: Manifest, settings: Settings) -> tuple[Profile, ..
     each other, and for a context longer than the model's.
     """
     _check_context(manifest, settings)
-    pinned = _pinned(manifest, settings.model_profile) if settings.model_profile else None
+    pinned = _pinned(manifest, settings) if settings.model_profile else None
     tags = settings.tags_selector.items()
     matching = tuple(p for p in manifest.profiles if tags <= p.tags.items())
     if not matching:
         offered = sorted({f"{k}={v}" for p in manifest.profiles for k, v in p.tags.items()})
         raise SettingError(
-            f"NIM_TAGS_SELECTOR={_selector(settings)} matches no profile of {manifest.family}. "
+            f"{settings.named('tags_selector')} matches no profile of {manifest.family}. "
             f"Its profiles have {', '.join(offered)}."
         )
     if pinned is None:
         return matching
     if pinned not in matching:
         raise SettingError(
-            f"NIM_MODEL_PROFILE={settings.model_profile} and NIM_TAGS_SELECTOR="
-            f"{_selector(settings)} contradict each other: set only one of them."
+            f"{settings.named('model_profile')} and {settings.named('tags_selector')} contradict "
+            "each other: set only one of them."
         )
     return (pinned,)
 
@@ -34,13 +34,13 @@ def wanted_profiles(manifest: Manifest, settings: Settings) -> tuple[Profile, ..
 def asked(settings: Settings) -> str:
     """What the user's settings say about the choice; empty where they say nothing."""
     if settings.model_profile:
-        return f"NIM_MODEL_PROFILE={settings.model_profile}"
-    return f"NIM_TAGS_SELECTOR={_selector(settings)}" if settings.tags_selector else ""
+        return settings.named("model_profile")
+    return settings.named("tags_selector") if settings.tags_selector else ""
 
 
-def _pinned(manifest: Manifest, asked_for: str) -> Profile:
+def _pinned(manifest: Manifest, settings: Settings) -> Profile:
     """By id, unique beginning of the id, name, or "id (name)" as the listing prints it."""
-    key = asked_for.partition(" (")[0].strip()
+    key = (settings.model_profile or "").partition(" (")[0].strip()
     found = [p for p in manifest.profiles if key in (p.id, p.name)]
     found = found or [p for p in manifest.profiles if key and p.id.startswith(key)]
     if len(found) == 1:
@@ -48,7 +48,7 @@ def _pinned(manifest: Manifest, asked_for: str) -> Profile:
     what = "more than one profile" if found else "no profile"
     offered = "".join(f"\n  {p.id} ({p.name})" for p in found or manifest.profiles)
     raise SettingError(
-        f"NIM_MODEL_PROFILE={asked_for} names {what} of {manifest.family}. Use one of:{offered}"
+        f"{settings.named('model_profile')} names {what} of {manifest.family}. Use one of:{offered}"
     )
 
 
@@ -56,10 +56,6 @@ def _check_context(manifest: Manifest, settings: Settings) -> None:
     longest = manifest.shape.max_positions
     if settings.max_model_len is not None and settings.max_model_len > longest:
         raise SettingError(
-            f"NIM_MAX_MODEL_LEN={settings.max_model_len} is more than {manifest.display_name} "
-            f"was made for. Allowed: up to {longest}."
+            f"{settings.named('max_model_len')} is more than {manifest.display_name} was made for. "
+            f"Allowed: up to {longest}."
         )
-
-
-def _selector(settings: Settings) -> str:
-    return ",".join(f"{key}={value}" for key, value in settings.tags_selector.items())
