@@ -4,7 +4,8 @@
 
 Random weights in the shape of a Hugging Face config.json. Memory: the pool holds one request of
 full length; a step of the whole token budget is run, and for as many sequences as the batch takes a
-token is drawn at random. Speed: streams that start together, 128 tokens in and 256 out.
+token is drawn at random, with all that a request may ask of it. Speed: streams that start
+together, 128 tokens in and 256 out.
 """
 
 import argparse
@@ -112,7 +113,14 @@ def measure_memory(model: _Model, context: int, before: int) -> str:
     engine = model.engine(profile)
     prompts = [[7] * min(context - 8, 3 * profile.max_num_tokens)]
     engine.generate(prompts, SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True))
-    drawn = SamplingParams(temperature=0.8, top_p=0.9, max_tokens=16, ignore_eos=True)
+    drawn = SamplingParams(
+        temperature=0.8,
+        top_p=0.9,
+        presence_penalty=0.5,
+        logprobs=1,
+        max_tokens=16,
+        ignore_eos=True,
+    )
     engine.generate([[7 + i] * 64 for i in range(profile.max_batch_size)], drawn)
     torch.cuda.synchronize()
     peak, allocated = used_bytes() - before, torch.cuda.max_memory_allocated()

@@ -34,8 +34,10 @@ _WORKSPACE_BYTES = 96 * _MIB
 """cuBLAS, the products' partial sums, decode attention's partial sums."""
 _GRAPH_BYTES = 2 * _MIB
 """What a recorded graph takes beside its memory."""
-_SAMPLING_BYTES = 30
-"""Of a logit while a token is drawn from it: logits, probabilities, their order and sums."""
+_SEEN_BYTES = 3
+"""Of a logit, kept: which tokens a sequence with penalties has seen, and the table it grew from."""
+_SAMPLING_BYTES = 16
+"""Of a logit while a token is chosen: a copy with penalties, and log-probabilities."""
 _COMMUNICATION_BYTES = 256 * _MIB
 """NCCL's channels and the peers' buffers of a rank."""
 _SLACK = 0.08
@@ -163,8 +165,9 @@ def activation_bytes(shape: ModelShape, profile: Profile) -> int:
         per_token = 4 * shape.hidden_size + attention + 3 * shape.intermediate_size
         return 4 * (num_tokens * per_token + 2 * num_sequences * shape.vocab_size)
     step = 2 * num_tokens * _width(shape, profile.tp)
-    sampling = _SAMPLING_BYTES * num_sequences * shape.vocab_size
-    return math.ceil((1 + _SLACK) * max(step, sampling)) + _WORKSPACE_BYTES
+    logits = num_sequences * shape.vocab_size
+    largest = max(step, _SAMPLING_BYTES * logits)
+    return math.ceil((1 + _SLACK) * largest) + _SEEN_BYTES * logits + _WORKSPACE_BYTES
 
 
 def graph_bytes(shape: ModelShape, profile: Profile) -> int:
