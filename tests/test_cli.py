@@ -33,7 +33,7 @@ def test_list_model_profiles(tmp_path: Path) -> None:
     listed = nimlite("list-model-profiles", "--json", cache=tmp_path)
     profiles = json.loads(listed.stdout)["profiles"]
     assert profiles[0]["name"] == "nimlite-int4-tp1-pp1-cpu"
-    assert profiles[0]["reason"].startswith("Predicted for ")
+    assert profiles[0]["reason"].startswith("Predicted on the CPU for ")
     people = nimlite("list-model-profiles", cache=tmp_path, COLUMNS="60").stdout
     # Whole, so that it can be copied.
     assert f"{profiles[0]['id']} ({profiles[0]['name']})" in people

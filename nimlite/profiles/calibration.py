@@ -63,8 +63,8 @@ EFFICIENCY: Mapping[tuple[Device, Precision], Efficiency] = {
 }
 CPU_BANDWIDTH = 35e9
 """Bytes/s that one compute thread reads."""
-CPU_NODE_BANDWIDTH = 200e9
-"""Of all threads of a NUMA node together: eight to twelve channels of memory."""
+CPU_NODE_BANDWIDTH = 100e9
+"""Of a NUMA node's memory, where the probe does not know it: four channels of DDR4."""
 CPU_FLOPS: Mapping[Precision, float] = {
     Precision.FP32: 0.22e12,
     Precision.BF16: 0.23e12,

@@ -34,6 +34,8 @@ class Candidate:
     """Why it stands where it does, in a few sentences."""
     remedy: str | None = None
     """The setting that would make it fit, such as NIM_MAX_MODEL_LEN=4096."""
+    longest_context: int = 0
+    """Where memory is too low: tokens of context that would fit, as the remedy says; else 0."""
     gpus: tuple[int, ...] = ()
     """`Gpu.index` of those that it takes, the first rank's first; empty on the CPU."""
     prediction: Prediction | None = None
@@ -42,6 +44,10 @@ class Candidate:
     """What the goal makes of the prediction; higher is better, and only within one ranking."""
     replicas: int = 0
     """How many more of it the other GPUs could hold."""
+    others_bytes: int = 0
+    """What other processes hold of the memory of the GPU that has least."""
+    place: str = ""
+    """The cards that it runs on, for people: NVIDIA H200 (GPU 0)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Why a profile stands where it does, in sentences."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from nimlite.profiles.candidate import Candidate, Fit, gibibytes
@@ -9,44 +10,94 @@ from nimlite.settings import Goal
 
 
 def explain(
-    manifest: Manifest, ranked: list[Candidate], aim: Aim, asked: str
+    manifest: Manifest, ranked: Sequence[Candidate], aim: Aim, asked: str
 ) -> tuple[Candidate, ...]:
-    """Complete the reasons of what runs by what stands next to it."""
+    """Complete the reasons of what runs by what stands after it."""
     running = [candidate for candidate in ranked if candidate.fit is Fit.RUNNABLE]
     explained = []
     for index, candidate in enumerate(running):
-        following = running[index + 1] if index + 1 < len(running) else None
-        parts = [
-            _rank(manifest, candidate, following, aim, asked if index == 0 else ""),
-            _levels(candidate, aim),
-            _memory(candidate),
-            _replicas(candidate) if index == 0 else "",
-        ]
+        after = running[index + 1 :]
+        parts = [_speed(candidate)]
+        if index == 0 and asked:
+            parts.append(f"{asked} asks for it.")
+        parts += [_next(manifest, candidate, after, aim), _levels(candidate, aim)]
+        if index == 0:
+            parts.append(_other_precision(manifest, candidate, after, aim))
+        parts.append(_memory(candidate))
+        if index == 0 and candidate.replicas:
+            parts.append(f"The other GPUs could hold {candidate.replicas} more of it.")
         explained.append(replace(candidate, reason=" ".join(part for part in parts if part)))
     return (*explained, *ranked[len(running) :])
 
 
-def _rank(
-    manifest: Manifest, candidate: Candidate, following: Candidate | None, aim: Aim, asked: str
+def _speed(candidate: Candidate) -> str:
+    prediction = candidate.prediction
+    assert prediction is not None
+    load = prediction.load
+    streams = f"{load.concurrency} stream(s) of {load.input_length}/{load.output_length} tokens"
+    return (
+        f"Predicted on {candidate.place} for {streams}: {prediction.total_tok_s:,.0f} tok/s, first "
+        f"token after {prediction.ttft * 1e3:,.0f} ms, then one each "
+        f"{prediction.itl * 1e3:.1f} ms."
+    )
+
+
+def _next(manifest: Manifest, candidate: Candidate, after: list[Candidate], aim: Aim) -> str:
+    """Against the next in the ranking."""
+    if not after:
+        return "Nothing else runs after it."
+    other = after[0]
+    name = other.profile.name
+    if candidate.profile.device is not other.profile.device:
+        return f"A GPU comes before the CPU, where {name} is next."
+    if _misses(candidate, aim) != _misses(other, aim):
+        return f"{name} does not keep the service levels."
+    gain = _figure(candidate, aim) / _figure(other, aim)
+    gpus, theirs = candidate.profile.num_gpus, other.profile.num_gpus
+    if gpus != theirs:
+        return f"It takes {gpus} GPU(s); {name} would take {theirs} for {1 / gain:.2f}x of it."
+    if gain > 1.005:
+        return f"That is {gain:.2f}x as good as {name}."
+    if gain >= 0.995:
+        return f"{name} is as good, {_tie(candidate, other, aim)}."
+    return f"{name} is {1 / gain:.2f}x as good{_rounding(manifest, other, candidate, aim)}."
+
+
+def _tie(candidate: Candidate, other: Candidate, aim: Aim) -> str:
+    """What decides between equals."""
+    if candidate.profile.precision is not other.profile.precision:
+        return f"and {candidate.profile.precision} rounds less"
+    if candidate.profile.goal is not other.profile.goal:
+        return f"and made for {other.profile.goal}"
+    return "and less special" if candidate.profile.gpu else "and listed after it"
+
+
+def _other_precision(
+    manifest: Manifest, candidate: Candidate, after: list[Candidate], aim: Aim
 ) -> str:
-    speed = _speed(candidate, aim)
-    if following is None:
-        why = f"the only one that {asked} allows" if asked else "nothing else runs after it"
-        return f"{speed}; {why}."
-    name = following.profile.name
-    if candidate.profile.device is not following.profile.device:
-        return f"{speed}; a GPU comes before the CPU, where {name} is next."
-    ours, theirs = _figure(candidate, aim), _figure(following, aim)
-    if candidate.profile.num_gpus != following.profile.num_gpus:
-        gpus = candidate.profile.num_gpus, following.profile.num_gpus
-        return f"{speed} on {gpus[0]} GPU(s); {name} reaches {theirs:,.4g} on {gpus[1]}."
-    if ours < theirs:
-        rounding = worth(manifest, following.profile.precision)
-        return (
-            f"{speed}; {name} is {theirs / ours:.2f}x as good, but its rounding must bring "
-            f"{rounding / worth(manifest, candidate.profile.precision):.2f}x."
-        )
-    return f"{speed}, {ours / theirs:.2f}x as good as {name}."
+    """Why a precision that rounds is chosen, where the next in the ranking doesn't tell."""
+    finer = [
+        other
+        for other in after
+        if other.profile.device is candidate.profile.device
+        and other.profile.num_gpus == candidate.profile.num_gpus
+        and worth(manifest, other.profile.precision) < worth(manifest, candidate.profile.precision)
+    ]
+    if not finer or aim.goal is Goal.MEMORY:
+        return ""
+    gain = _figure(candidate, aim) / _figure(finer[0], aim)
+    precision = candidate.profile.precision
+    must = worth(manifest, precision) / worth(manifest, finer[0].profile.precision)
+    return (
+        f"{precision} brings {gain:.2f}x over {finer[0].profile.precision}; its rounding must "
+        f"bring {must:.2f}x."
+    )
+
+
+def _rounding(manifest: Manifest, other: Candidate, candidate: Candidate, aim: Aim) -> str:
+    theirs = worth(manifest, other.profile.precision)
+    must = theirs / worth(manifest, candidate.profile.precision)
+    return f", but its rounding must bring {must:.2f}x" if must > 1 else ""
 
 
 def _figure(candidate: Candidate, aim: Aim) -> float:
@@ -59,26 +110,16 @@ def _figure(candidate: Candidate, aim: Aim) -> float:
     return candidate.prediction.total_tok_s
 
 
-def _speed(candidate: Candidate, aim: Aim) -> str:
-    prediction = candidate.prediction
-    assert prediction is not None
-    load = prediction.load
-    streams = f"{load.concurrency} stream(s) of {load.input_length}/{load.output_length} tokens"
-    return (
-        f"Predicted for {streams}: {prediction.total_tok_s:,.0f} tok/s, first token after "
-        f"{prediction.ttft * 1e3:,.0f} ms, then one each {prediction.itl * 1e3:.1f} ms"
-    )
+def _misses(candidate: Candidate, aim: Aim) -> bool:
+    assert candidate.prediction is not None
+    return aim.has_levels and not aim.meets(candidate.prediction)
 
 
 def _levels(candidate: Candidate, aim: Aim) -> str:
     if not aim.has_levels:
         return ""
-    assert candidate.prediction is not None
-    return (
-        "It keeps the service levels."
-        if aim.meets(candidate.prediction)
-        else ("It does not keep the service levels.")
-    )
+    verb = "does not keep" if _misses(candidate, aim) else "keeps"
+    return f"It {verb} the service levels."
 
 
 def _memory(candidate: Candidate) -> str:
@@ -86,11 +127,7 @@ def _memory(candidate: Candidate) -> str:
     a_gpu = " a GPU" if candidate.profile.device is Device.GPU else ""
     needs = f"It needs {gibibytes(memory.needed)} of {gibibytes(memory.budget)}{a_gpu}"
     if serving.max_model_len < candidate.profile.max_model_len:
-        return f"{needs}, with a context of {serving.max_model_len} tokens."
+        needs += f", with a context of {serving.max_model_len} tokens"
+    if candidate.others_bytes:
+        needs += f"; other processes hold {gibibytes(candidate.others_bytes)} there"
     return f"{needs}."
-
-
-def _replicas(candidate: Candidate) -> str:
-    if not candidate.replicas:
-        return ""
-    return f"The other GPUs could hold {candidate.replicas} more of it."

@@ -4,26 +4,20 @@ from dataclasses import replace
 
 from nimlite.probe.machine import Gpu, Machine
 from nimlite.profiles.candidate import Candidate, Fit, gibibytes
+from nimlite.profiles.compatibility import places, unfit
 from nimlite.profiles.goal import Aim
-from nimlite.profiles.manifest import Device, Manifest, Precision, Profile
+from nimlite.profiles.manifest import Device, Manifest, Profile
 from nimlite.profiles.memory import longest_context, plan_memory
-from nimlite.profiles.placement import placements, rest
-from nimlite.profiles.rates import capability, rates
+from nimlite.profiles.placement import rest
+from nimlite.profiles.rates import rates
 from nimlite.profiles.roofline import predict
 from nimlite.profiles.support import Support
 from nimlite.settings import Settings
 
-_SHARE = 0.9
+SHARE = 0.9
 """Of the free memory, unless NIM_KVCACHE_PERCENT says otherwise."""
-_CAPABILITY = {
-    Precision.BF16: (8, 0),
-    Precision.FP16: (7, 0),
-    Precision.FP8: (8, 9),
-    Precision.INT8_SQ: (7, 5),
-    Precision.INT4_AWQ: (7, 5),
-    Precision.INT4_GPTQ: (7, 5),
-}
-"""The first compute capability that multiplies in a precision."""
+_IDLE = 0.02
+"""Of a card's memory that the driver keeps where nobody uses it."""
 
 
 def judge(
@@ -35,11 +29,14 @@ def judge(
     support: Support,
 ) -> Candidate:
     """The profile in its best place on the machine."""
-    if reason := _incompatible(manifest, profile, machine, support):
+    reason = support.reason(manifest, profile)
+    if profile.device is Device.GPU:
+        reason = reason or unfit(manifest, profile, machine, settings)
+    if reason:
         candidate = plan(manifest, profile, machine, settings, ())
         return replace(candidate, fit=Fit.INCOMPATIBLE, reason=reason)
-    places = [()] if profile.device is Device.CPU else _places(profile, machine)
-    judged = [_place(manifest, profile, machine, settings, aim, gpus) for gpus in places]
+    where = [()] if profile.device is Device.CPU else places(profile, machine)
+    judged = [_place(manifest, profile, machine, settings, aim, gpus) for gpus in where]
     return max(judged, key=lambda c: (c.fit is Fit.RUNNABLE, c.score, c.memory.budget))
 
 
@@ -52,7 +49,7 @@ def plan(
 ) -> Candidate:
     """The profile's memory, on `gpus`, on the CPU, or of none; nothing is judged yet."""
     limited = _limited(profile, settings)
-    budget = int(_free_bytes(profile, machine, gpus) * (settings.kvcache_percent or _SHARE))
+    budget = int(_free_bytes(profile, machine, gpus) * (settings.kvcache_percent or SHARE))
     memory = plan_memory(manifest.shape, limited, budget)
     # A pool of nothing belongs to a profile that can't run; its own figure then stays.
     serving = replace(limited, kv_cache_bytes=memory.kv_cache or limited.kv_cache_bytes)
@@ -63,6 +60,8 @@ def plan(
         fit=Fit.EXCLUDED,
         reason="",
         gpus=tuple(gpu.index for gpu in gpus),
+        others_bytes=max((_held_by_others(gpu) for gpu in gpus), default=0),
+        place=_place_name(gpus),
     )
 
 
@@ -106,7 +105,11 @@ def _low_memory(candidate: Candidate, longest: int) -> Candidate:
     )
     missing = gibibytes(memory.needed - memory.budget)
     reason += f"{remedy} would make it fit." if remedy else f"It would fit with {missing} more."
-    return replace(candidate, fit=Fit.LOW_MEMORY, reason=reason, remedy=remedy)
+    if candidate.others_bytes:
+        reason += f" Other processes hold {gibibytes(candidate.others_bytes)} there."
+    return replace(
+        candidate, fit=Fit.LOW_MEMORY, reason=reason, remedy=remedy, longest_context=longest
+    )
 
 
 def _limited(profile: Profile, settings: Settings) -> Profile:
@@ -130,33 +133,13 @@ def _free_bytes(profile: Profile, machine: Machine, gpus: tuple[Gpu, ...]) -> in
     return min((host if gpu.unified_memory else gpu.free_bytes for gpu in gpus), default=0)
 
 
-def _incompatible(
-    manifest: Manifest, profile: Profile, machine: Machine, support: Support
-) -> str | None:
-    """Why the profile can't run here however much memory there is; None: it can."""
-    if reason := support.reason(manifest, profile):
-        return reason
-    if profile.device is Device.CPU:
-        return None
-    if profile.num_gpus > len(machine.gpus):
-        seen = machine.gpu_problem or f"The machine has {len(machine.gpus)}."
-        return f"It needs {profile.num_gpus} GPU(s). {seen}"
-    least = _CAPABILITY[profile.precision]
-    if not any(capability(gpu) >= least for gpu in machine.gpus):
-        found = ", ".join(sorted({f"{g.name} ({g.compute_capability})" for g in machine.gpus}))
-        return (
-            f"{profile.precision} needs compute capability {least[0]}.{least[1]}; "
-            f"this machine has {found}."
-        )
-    if not _places(profile, machine):
-        return (
-            f"It needs {profile.num_gpus} GPUs of one kind, of compute capability {least[0]}."
-            f"{least[1]} or more, and with NVLink between all of them where the machine has it."
-        )
-    return None
+def _held_by_others(gpu: Gpu) -> int:
+    held = gpu.total_bytes - gpu.free_bytes
+    return 0 if gpu.unified_memory or held <= _IDLE * gpu.total_bytes else held
 
 
-def _places(profile: Profile, machine: Machine) -> list[tuple[Gpu, ...]]:
-    least = _CAPABILITY[profile.precision]
-    found = placements(machine, profile.num_gpus)
-    return [gpus for gpus in found if capability(gpus[0]) >= least]
+def _place_name(gpus: tuple[Gpu, ...]) -> str:
+    if not gpus:
+        return "the CPU"
+    kind = "GPU" if len(gpus) == 1 else "GPUs"
+    return f"{gpus[0].name} ({kind} {', '.join(str(gpu.index) for gpu in gpus)})"

@@ -10,6 +10,7 @@ from nimlite.probe.machine import Machine
 from nimlite.profiles.candidate import Candidate, Fit, Selection, gibibytes
 from nimlite.profiles.explain import explain
 from nimlite.profiles.goal import Aim
+from nimlite.profiles.hopeless import refusal
 from nimlite.profiles.judge import judge, plan
 from nimlite.profiles.manifest import Device, Manifest
 from nimlite.profiles.overrides import asked, wanted_profiles
@@ -24,12 +25,28 @@ _ORDER = {fit: rank for rank, fit in enumerate(Fit)}
 def select(
     manifest: Manifest, machine: Machine, settings: Settings, support: Support = THIS_VERSION
 ) -> Selection:
-    """The best profile that runs. Raises SettingError with all reasons where none does."""
+    """The best profile that runs.
+
+    Where none holds a request of the usual length, and nobody asked for a context, the longest
+    context that anything holds is taken. Raises SettingError where nothing runs at all: what is
+    missing, and the smallest machine that would do.
+    """
     candidates = rank(manifest, machine, settings, support)
     if candidates[0].fit is not Fit.RUNNABLE:
-        reasons = "".join(f"\n  {c.profile.name}: {c.reason}" for c in candidates)
-        raise SettingError(f"No profile of {manifest.family} can run here:{reasons}")
+        shorter = _with_less_context(candidates, settings)
+        if shorter is None:
+            raise SettingError(refusal(manifest, candidates, machine, settings, support))
+        candidates = rank(manifest, machine, shorter, support)
     return Selection(manifest=manifest, chosen=candidates[0], candidates=candidates)
+
+
+def _with_less_context(candidates: tuple[Candidate, ...], settings: Settings) -> Settings | None:
+    """The settings with the longest context that a profile holds; None where there is none, or the
+    user asked for another."""
+    longest = max(candidate.longest_context for candidate in candidates)
+    if settings.max_model_len is not None or not longest:
+        return None
+    return replace(settings, max_model_len=longest)
 
 
 def rank(
@@ -70,6 +87,7 @@ def _rank_key(candidate: Candidate, aim: Aim) -> tuple[object, ...]:
         misses,
         num_gpus,
         -candidate.score,
+        -candidate.longest_context,
         other_goal,
         profile.gpu is None,
         profile.id,

@@ -51,7 +51,8 @@ class Settings:
     tags_selector: Annotated[Tags, Group.CHOICE] = field(default_factory=dict)
     """Choose only among profiles with these tags: precision=fp32,tp=1."""
     profile_goal: Annotated[GoalName | None, Group.CHOICE] = None
-    """What the choice aims at: latency, throughput or memory. Unset: latency."""
+    """What the choice aims at: latency, throughput or memory. Unset: throughput, on as few GPUs as
+    the model needs."""
     slo_ttft_ms: Annotated[Milliseconds | None, Group.CHOICE] = None
     """Milliseconds within which the first token of a request should come. The cheapest profile that
     is predicted to keep it is chosen."""

@@ -36,9 +36,9 @@ def test_the_best_that_fits_is_chosen_and_every_one_says_why_it_stands_there() -
     assert selection.chosen.profile in SMOLLM.profiles
     reasons = [c.reason for c in selection.candidates if c.fit is Fit.RUNNABLE]
     assert len(reasons) == 4
-    assert reasons[0].startswith("Predicted for 18 stream(s) of 1024/256 tokens: ")
+    assert reasons[0].startswith("Predicted on the CPU for 18 stream(s) of 1024/256 tokens: ")
     assert "x as good as nimlite-int8-tp1-pp1-cpu. It needs 0.68 GiB of 14.40 GiB." in reasons[0]
-    assert "nothing else runs after it" in reasons[-1]
+    assert "Nothing else runs after it." in reasons[-1]
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,15 @@ def test_a_profile_that_needs_too_much_names_the_setting_that_lets_it_in() -> No
     asked = {"NIM_TAGS_SELECTOR": "precision=fp32", "NIM_MAX_MODEL_LEN": "8192"}
     with pytest.raises(SettingError) as raised:
         select(SMOLLM, small, read_settings(asked))
-    assert "It needs 1.27 GiB for a context of 8192 tokens, and may take 1.08" in str(raised.value)
-    remedy = next(c.remedy for c in rank(SMOLLM, small, read_settings(asked)) if c.remedy)
+    assert "It takes a host with 1.41 GiB of memory free (nimlite-fp32-tp1-pp1-cpu)." in str(
+        raised.value
+    )
+    low = next(c for c in rank(SMOLLM, small, read_settings(asked)) if c.remedy)
+    remedy = low.remedy or ""
+    assert low.reason == (
+        "It needs 1.27 GiB for a context of 8192 tokens, and may take 1.08 GiB. "
+        f"{remedy} would make it fit."
+    )
     name, value = remedy.split("=")
     assert name == "NIM_MAX_MODEL_LEN"
     selection = select(SMOLLM, small, read_settings({**asked, name: value}))

@@ -1,0 +1,87 @@
+"""What keeps a profile off the GPUs of a machine, whatever their memory."""
+
+from nimlite.probe.machine import Gpu, Machine
+from nimlite.profiles.manifest import Manifest, Precision, Profile
+from nimlite.profiles.nearest import capability_of, nearest_card, tuned_card
+from nimlite.profiles.placement import placements
+from nimlite.settings import Settings
+
+CAPABILITY = {
+    Precision.BF16: (8, 0),
+    Precision.FP16: (7, 5),
+    Precision.FP8: (8, 9),
+    Precision.INT8_SQ: (7, 5),
+    Precision.INT4_AWQ: (7, 5),
+    Precision.INT4_GPTQ: (7, 5),
+}
+"""The first compute capability that multiplies in a precision, and that CUDA 13 and Triton compile
+for."""
+
+
+def places(profile: Profile, machine: Machine) -> list[tuple[Gpu, ...]]:
+    """The sets of GPUs that can compute the profile's precision, the emptiest of each group."""
+    least = CAPABILITY[profile.precision]
+    found = placements(machine, profile.num_gpus)
+    return [gpus for gpus in found if capability_of(gpus[0].compute_capability) >= least]
+
+
+def unfit(manifest: Manifest, profile: Profile, machine: Machine, settings: Settings) -> str | None:
+    """Why no GPU here can run the profile however much memory it has; None: one can."""
+    if profile.num_gpus > len(machine.gpus):
+        seen = machine.gpu_problem or f"The machine has {len(machine.gpus)}."
+        return f"It needs {profile.num_gpus} GPU(s). {seen}"
+    if reason := _torch_problem(machine):
+        return reason
+    least = CAPABILITY[profile.precision]
+    if not any(capability_of(gpu.compute_capability) >= least for gpu in machine.gpus):
+        found = ", ".join(sorted({f"{g.name} ({g.compute_capability})" for g in machine.gpus}))
+        return (
+            f"{profile.precision} needs compute capability {least[0]}.{least[1]}; "
+            f"this machine has {found}."
+        )
+    where = places(profile, machine)
+    if not where:
+        return (
+            f"It needs {profile.num_gpus} whole GPUs of one kind, of compute capability {least[0]}."
+            f"{least[1]} or more, and with NVLink between all of them where the machine has it."
+        )
+    if profile.gpu and not settings.model_profile:
+        return _tuned_for_another(manifest, profile, where)
+    return None
+
+
+def _torch_problem(machine: Machine) -> str | None:
+    """Why the installed torch can't use the GPUs."""
+    torch, cuda = machine.software.torch or "", machine.software.cuda
+    _, _, build = torch.partition("+")
+    if build == "cpu":
+        return f"The installed torch ({torch}) is built for CPUs only; install one with CUDA."
+    wanted = build[2:-1] if build.startswith("cu") else ""
+    served = (cuda or "").partition(".")[0]
+    if wanted.isdecimal() and served.isdecimal() and int(served) < int(wanted):
+        return (
+            f"The installed torch ({torch}) needs a driver for CUDA {wanted}; this machine's "
+            f"({machine.software.driver}) serves CUDA {cuda}."
+        )
+    return None
+
+
+def _tuned_for_another(
+    manifest: Manifest, profile: Profile, where: list[tuple[Gpu, ...]]
+) -> str | None:
+    """Why its tuned limits are not for any of these cards: another card of the manifest, or no
+    tuning at all, is nearer."""
+    tuned = {
+        p.gpu: card
+        for p in manifest.profiles
+        if p.gpu and (card := tuned_card(p.gpu, p.tags.get("gpu_device")))
+    }
+    ours = tuned.get(profile.gpu or "")
+    if ours is None:
+        return f"Its limits are tuned for {profile.gpu}, which is not known."
+    for gpus in where:
+        same = capability_of(gpus[0].compute_capability)[0] == capability_of(ours.capability)[0]
+        if same and nearest_card(gpus[0], tuned.values()) is ours:
+            return None
+    names = ", ".join(sorted({gpus[0].name for gpus in where}))
+    return f"Its limits are tuned for {ours.name}, which is not the nearest to {names}."
