@@ -52,7 +52,9 @@ class _Device:
 
     gpu: Gpu
     names: tuple[str, ...]
-    nvml: Answer
+    """Its UUID, and the same in other spellings that CUDA takes."""
+    card: int
+    """The card's number in NVML."""
 
 
 def find_gpus(host: Host) -> Found:
@@ -128,7 +130,7 @@ def _sliceless(card: Answer) -> HiddenGpu:
 def _devices(card: Answer, host: Host) -> list[_Device]:
     whole = _whole_card(card, host)
     if not card["mig_enabled"]:
-        return [_Device(whole, (whole.uuid,), card)]
+        return [_Device(whole, (whole.uuid,), card["nvml_index"])]
     return [_slice(whole, part, card) for part in card["slices"]]
 
 
@@ -211,7 +213,6 @@ def _slice(whole: Gpu, part: Answer, card: Answer) -> _Device:
     memory_share = min(1.0, round(8 * size / card_bytes) / 8) if card_bytes else 0.0
     gpu = replace(
         whole,
-        name=whole.name,
         uuid=part["uuid"],
         total_bytes=size,
         free_bytes=part["free_bytes"] or 0,
@@ -227,7 +228,7 @@ def _slice(whole: Gpu, part: Answer, card: Answer) -> _Device:
         processes=_processes(part),
     )
     legacy = f"MIG-{whole.uuid}/{part['gpu_instance']}/{part['compute_instance']}"
-    return _Device(gpu, (part["uuid"], legacy), card)
+    return _Device(gpu, (part["uuid"], legacy), card["nvml_index"])
 
 
 def _scaled(rate: float | None, share: float) -> float | None:
@@ -239,8 +240,13 @@ def _in_cuda_order(devices: Sequence[_Device], host: Host) -> list[_Device]:
     by_address = sorted(devices, key=lambda device: device.gpu.bus_id.lower())
     if host.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
         return by_address
-    fastest = max(by_address, key=lambda device: device.gpu.flops.get("fp32", 0.0), default=None)
-    return sorted(by_address, key=lambda device: device is not fastest)
+    fastest = max(by_address, key=_card_speed, default=None)
+    return sorted(by_address, key=lambda device: not fastest or device.card != fastest.card)
+
+
+def _card_speed(device: _Device) -> float:
+    gpu = device.gpu
+    return gpu.flops.get("fp32", 0.0) / (gpu.mig.sm_share if gpu.mig and gpu.mig.sm_share else 1.0)
 
 
 def _usable(

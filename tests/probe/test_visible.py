@@ -1,0 +1,99 @@
+"""CUDA_VISIBLE_DEVICES: the rules of CUDA's documentation, and any text at all."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nimlite.probe.visible import container_request, visible_devices
+
+A, B, C = "GPU-aa11", "GPU-ab22", "GPU-cc33"
+CARDS = [(A,), (B,), (C,)]
+
+
+@pytest.mark.parametrize(
+    ("value", "order"),
+    [
+        (None, (0, 1, 2)),
+        ("0", (0,)),
+        ("2,0", (2, 0)),
+        (" 1 , 2", (1, 2)),
+        # The CUDA programming guide's own example: what follows an invalid one is hidden.
+        ("0,2,-1,1", (0, 2)),
+        ("0,9,1", (0,)),
+        ("9", ()),
+        ("-1", ()),
+        ("", ()),
+        ("  ", ()),
+        ("0,,1", (0,)),
+        ("none", ()),
+        ("0,0", ()),
+        ("1,2,1", ()),
+        ("1card,+2", (1, 2)),
+        (B, (1,)),
+        (f"{C},{A}", (2, 0)),
+        ("GPU-c", (2,)),
+        ("GPU-a", ()),
+        ("GPU-", ()),
+        (f"{A},GPU-ffff,{B}", (0,)),
+        ("99999999999999999999", ()),
+    ],
+)
+def test_cards(value: str | None, order: tuple[int, ...]) -> None:
+    assert visible_devices(value, CARDS).order == order
+
+
+def test_mig_slices_by_both_of_their_names() -> None:
+    slices = [("MIG-1234", "MIG-GPU-aa11/7/0"), ("MIG-5678", "MIG-GPU-aa11/8/0")]
+    assert visible_devices("MIG-5678", slices).order == (1,)
+    assert visible_devices("MIG-GPU-aa11/7/0", slices).order == (0,)
+    assert visible_devices("MIG-GPU-aa11", slices).order == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("1", "CUDA_VISIBLE_DEVICES=1 leaves it out."),
+        ("", "CUDA_VISIBLE_DEVICES is set but empty, so CUDA shows no GPU."),
+        ("0,-1", "CUDA_VISIBLE_DEVICES=0,-1 ends at -1."),
+        ("0,0", "CUDA_VISIBLE_DEVICES=0,0 names a GPU twice: CUDA shows none."),
+        (
+            "0,7,1",
+            "CUDA_VISIBLE_DEVICES=0,7,1: '7' is none of the 3 GPU(s) here, and CUDA ends the list "
+            "there.",
+        ),
+        (
+            "GPU-a",
+            "CUDA_VISIBLE_DEVICES=GPU-a: 'GPU-a' fits 2 GPUs, and CUDA ends the list there.",
+        ),
+    ],
+)
+def test_the_reason_is_a_sentence(value: str, reason: str) -> None:
+    assert visible_devices(value, CARDS).reason == reason
+
+
+@given(
+    st.text() | st.lists(st.sampled_from(["0", "1", "-1", A, B, "GPU-", " 2", "x"])).map(",".join)
+)
+def test_no_text_crashes_it(value: str) -> None:
+    found = visible_devices(value, CARDS)
+    assert len(set(found.order)) == len(found.order)
+    assert all(0 <= device < len(CARDS) for device in found.order)
+    assert found.reason
+
+
+@given(st.permutations(range(3)), st.integers(0, 3))
+def test_a_list_of_numbers_is_the_order(numbers: list[int], length: int) -> None:
+    chosen = numbers[:length]
+    value = ",".join(map(str, chosen)) or "-1"
+    assert visible_devices(value, CARDS).order == tuple(chosen)
+    assert visible_devices(f"{value},-1,0", CARDS).order == tuple(chosen)
+
+
+@given(st.none() | st.text())
+def test_the_container_runtimes_variable_only_explains(value: str | None) -> None:
+    request = container_request(value)
+    asks_for_none = value is not None and value.strip().lower() in ("", "none", "void")
+    assert (request is not None) == asks_for_none
+    assert request is None or re.fullmatch(r"NVIDIA_VISIBLE_DEVICES=.* for none\.", request, re.S)
