@@ -29,6 +29,15 @@ def test_probe(tmp_path: Path) -> None:
     assert machine.cpu.architecture in people.stdout
 
 
+def test_a_machine_is_saved_and_asked_about(tmp_path: Path) -> None:
+    saved = tmp_path / "machine.json"
+    first = nimlite("probe", "--machine", "l4", "--save", str(saved), cache=tmp_path)
+    again = nimlite("probe", "--machine", str(saved), cache=tmp_path)
+    assert (first.returncode, again.returncode) == (0, 0)
+    assert first.stdout == again.stdout
+    assert "NVIDIA L4 (8.9, 27b8:10de)" in again.stdout
+
+
 def test_list_model_profiles(tmp_path: Path) -> None:
     listed = nimlite("list-model-profiles", "--json", cache=tmp_path)
     profiles = json.loads(listed.stdout)["profiles"]
@@ -48,6 +57,8 @@ def test_list_model_profiles(tmp_path: Path) -> None:
         (["list-model-profiles", "--tags-selector", "tp=9"], {}, 2, "=tp=9 matches no profile"),
         (["download-to-cache"], {"NIM_OFFLINE": "1"}, 3, "the network is not to be used"),
         (["download-to-cache", "ftp://x"], {}, 2, "unknown source ftp://"),
+        (["probe", "--machine", "h20"], {}, 2, "The machine 'h20' is neither a file nor one of"),
+        (["probe", "--machine", "l4", "--measure"], {}, 2, "asks about another machine"),
         (["run"], {}, 2, "give at least one --prompt TEXT"),
         (["serv"], {}, 2, "No such command"),
     ],
