@@ -25,6 +25,7 @@ from nimlite.profiles.selection import Selection, select
 from nimlite.profiles.shape import ModelShape
 from nimlite.settings import Settings
 from nimlite.store.cache import Store
+from nimlite.store.model_store import read_model_store
 
 if TYPE_CHECKING:
     from nimlite.build.builder import Executor
@@ -58,9 +59,9 @@ class Plan:
 def find_manifest(model: str | None, store: Store, progress: Progress) -> Manifest:
     """The manifest of a family, or one generated for what `model` names.
 
-    `model`: a profile family, an engine directory, a Hugging Face directory, a GGUF file, or a URI
-    that the store reads. Raises SettingError for anything else, ModelError for a model that is not
-    supported, and the store's errors.
+    `model`: a profile family, a model store, an engine directory, a Hugging Face directory, a GGUF
+    file, or a URI that the store reads. Raises SettingError for anything else, ModelError for a
+    model that is not supported, and the store's errors.
     """
     name = model or DEFAULT_FAMILY
     manifests = {manifest.family: manifest for manifest in load_manifests(profiles_directory())}
@@ -84,6 +85,8 @@ def _manifest_of_path(path: Path) -> Manifest:
     from nimlite.build.engine_dir import ENGINE_FILE, open_engine
     from nimlite.models.registry import read_spec
 
+    if stored := read_model_store(path):
+        return stored
     if (path / ENGINE_FILE).exists():
         built = open_engine(path, verify=False).config
         return Manifest(

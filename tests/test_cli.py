@@ -1,11 +1,13 @@
 """The commands as users start them: a process, its output and its exit code."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fakes.llama import random_llama
 
 from nimlite.probe import Machine
 
@@ -59,6 +61,11 @@ def test_list_model_profiles(tmp_path: Path) -> None:
         (["download-to-cache", "ftp://x"], {}, 2, "unknown source ftp://"),
         (["probe", "--machine", "h20"], {}, 2, "The machine 'h20' is neither a file nor one of"),
         (["probe", "--machine", "l4", "--measure"], {}, 2, "asks about another machine"),
+        (["download-to-cache", "--lora"], {}, 2, "--lora: smollm2-135m has no profile with LoRA"),
+        (["download-to-cache", "-p", "a", "b"], {}, 2, "=a names no profile of smollm2-135m."),
+        (["download-to-cache", "-p", "a", "--all"], {}, 2, "--all and --profiles contradict each"),
+        (["serve", "a", "--model", "b"], {}, 2, "MODEL=a and --model=b contradict each other"),
+        (["serve", "--machine", "no.json"], {}, 2, "--machine=no.json asks about another machine"),
         (["run"], {}, 2, "give at least one --prompt TEXT"),
         (["serv"], {}, 2, "No such command"),
     ],
@@ -71,6 +78,84 @@ def test_a_mistake_is_one_sentence_and_an_exit_code(
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_dry_run_shows_everything_and_starts_nothing(tmp_path: Path) -> None:
+    machine = tmp_path / "machine.json"
+    machine.write_text(nimlite("probe", "--json", cache=tmp_path).stdout)
+    cache = tmp_path / "cache"
+    dry = nimlite(
+        *("serve", "--dry-run", "--json", "--machine", str(machine), "--max-batch-size", "3"),
+        cache=cache,
+        NIM_MODEL_PROFILE="nimlite-bf16-tp1-pp1-cpu",
+        NIM_OFFLINE="1",
+    )
+    assert (dry.returncode, dry.stderr) == (0, "")
+    shown = json.loads(dry.stdout)
+    assert shown["machine"] == json.loads(machine.read_text())
+    assert shown["choice"]["name"] == "nimlite-bf16-tp1-pp1-cpu"
+    assert shown["ranking"][0] == shown["choice"]
+    assert shown["memory"]["kv_cache"] > 0
+    settings = shown["settings"]
+    assert settings["max_batch_size"]["value"] == 3
+    assert settings["max_batch_size"]["place"] == "--max-batch-size"
+    assert settings["max_model_len"] | {"manual": ""} == {
+        "value": 8192,
+        "origin": "profile",
+        "place": None,
+        "manual": "",
+    }
+    people = nimlite("serve", "--dry-run", "--machine", str(machine), cache=cache).stdout
+    assert people.rstrip().endswith("Nothing was started: this was a dry run.")
+    assert not cache.exists()
+
+
+def test_config_shows_where_each_value_comes_from(tmp_path: Path) -> None:
+    file = tmp_path / "of the cluster.yaml"
+    file.write_text("max_model_len: 4k\n")
+    printed = nimlite("config", "--json", "--port", "81", "--config", str(file), cache=tmp_path)
+    shown = json.loads(printed.stdout)
+    assert {name: (row["value"], row["origin"], row["place"]) for name, row in shown.items()} | {
+        "cache_path": (str(tmp_path), "environment", "NIM_CACHE_PATH"),
+        "max_model_len": (4096, "config file", f"{file}:1: max_model_len"),
+        "server_port": (81, "command line", "--port"),
+        "max_batch_size": (None, "profile", None),
+        "offline": (False, "default", None),
+    } == {name: (row["value"], row["origin"], row["place"]) for name, row in shown.items()}
+    people = nimlite("config", cache=tmp_path, COLUMNS="120").stdout
+    assert "environment: NIM_CACHE_PATH" in people
+
+
+def test_a_model_store_is_served_without_a_network(tmp_path: Path) -> None:
+    random_llama(tmp_path)
+    model = tmp_path / "checkpoint"
+    environ = {"NIM_OFFLINE": "1", "PATH": str(tmp_path), "NIM_LOG_LEVEL": "ERROR"}
+    made = nimlite(
+        *("create-model-store", str(model), "-p", "nimlite-bf16-tp1-pp1-cpu", "-m"),
+        *(str(tmp_path / "store"), "--json"),
+        cache=tmp_path / "cache",
+        **environ,
+    )
+    assert json.loads(made.stdout)["path"] == str(tmp_path / "store")
+    shutil.rmtree(model)
+    answer = nimlite(
+        *("run", str(tmp_path / "store"), "--prompt", "a", "--max-tokens", "2", "--json"),
+        cache=tmp_path / "cache",
+        **environ,
+    )
+    assert len(json.loads(answer.stdout)[0]["token_ids"]) == 2
+
+
+@pytest.mark.parametrize("name", ["list-model-profiles", "download-to-cache", "create-model-store"])
+def test_nims_commands_are_executables(tmp_path: Path, name: str) -> None:
+    executable = Path(__file__).parents[1] / "container" / "bin" / name
+    (tmp_path / "nimlite").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "nimlite").chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(
+        [executable, "-p", "a b"], env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{name} -p a b\n"
 
 
 def test_debugging_shows_where_an_error_came_from(tmp_path: Path) -> None:

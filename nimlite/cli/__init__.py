@@ -2,8 +2,8 @@
 
 session.py   what every command works with          options.py   the settings as options
 machine.py   probe                                  profiles.py  list-model-profiles
-cache.py     download-to-cache                      engines.py   build, run, serve
-configuration.py  config
+cache.py     download-to-cache, create-model-store  engines.py   build, run, serve
+plan.py      what a dry run prints                  configuration.py  config
 """
 
 import logging
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nimlite.bench.cli import app as bench_app
-from nimlite.cli.cache import download_to_cache
+from nimlite.cli.cache import DownloadCommand, create_model_store, download_to_cache
 from nimlite.cli.configuration import config
 from nimlite.cli.engines import build, run, serve
 from nimlite.cli.machine import probe
@@ -28,8 +28,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (probe, list_model_profiles, download_to_cache, build, run, serve, config):
+for command in (probe, list_model_profiles, create_model_store, build, run, serve, config):
     app.command()(command)
+app.command(cls=DownloadCommand)(download_to_cache)
 app.add_typer(bench_app, name="bench")
 _log = logging.getLogger(__name__)
 

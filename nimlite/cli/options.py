@@ -12,11 +12,13 @@ import functools
 import inspect
 from collections.abc import Callable
 from inspect import Parameter
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nimlite.cli.session import open_session
+from nimlite.errors import SettingError
 from nimlite.settings.fields import Group, members
 from nimlite.settings.flags import is_switch, spellings
 from nimlite.settings.manual import manual
@@ -30,6 +32,26 @@ DryRunOption = Annotated[
 ]
 
 
+ManifestOption = Annotated[
+    Path | None,
+    typer.Option("--manifest-file", "-m", help="A manifest, instead of the model's own."),
+]
+_MODEL_OPTION = Parameter(
+    "model_option",
+    Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "--model-uri",
+            "--model-repo",
+            metavar="MODEL",
+            help="MODEL, as NIM's commands take it.",
+            rich_help_panel=str(Group.MODEL),
+        ),
+    ],
+)
 Command = Callable[..., None]
 
 
@@ -41,10 +63,14 @@ def with_settings(*groups: Group) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         options = [_parameter(name, group_of[name]) for name in names]
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        if "model_path" in names:
+            options.append(_MODEL_OPTION)
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
             flags = {name: given.pop(name) for name in names}
+            if model := given.pop("model_option", None):
+                flags["model_path"] = _one_model(flags["model_path"], model)
             command(open_session(flags), **given)
 
         # Arguments come first in the help: the model is one.
@@ -55,6 +81,14 @@ def with_settings(*groups: Group) -> Callable[[Command], Command]:
         return run
 
     return decorate
+
+
+def _one_model(argument: str | None, option: str) -> str:
+    if argument not in (None, option):
+        raise SettingError(
+            f"MODEL={argument} and --model={option} contradict each other: give only one of them."
+        )
+    return option
 
 
 def _parameter(name: str, group: Group) -> Parameter:

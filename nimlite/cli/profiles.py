@@ -1,22 +1,15 @@
 """`nimlite list-model-profiles`."""
 
 import dataclasses
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.text import Text
 
-from nimlite.cli.options import JsonOption, with_settings
+from nimlite.cli.options import JsonOption, ManifestOption, with_settings
 from nimlite.cli.session import Session
 from nimlite.observe.listing import listing
 from nimlite.profiles.selection import Candidate, rank
 from nimlite.settings.fields import Group
-
-ManifestOption = Annotated[
-    Path | None,
-    typer.Option("--manifest-file", "-m", help="A manifest, instead of the model's own."),
-]
 
 
 @with_settings(Group.MODEL, Group.CHOICE, Group.LIMITS)
