@@ -1,12 +1,13 @@
 """What the commands print about machines and profiles, as tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from nimlite.probe.machine import Gpu, Link, Machine
+from nimlite.profiles.capacity import Capacity
 from nimlite.profiles.selection import Candidate, Fit, gibibytes
 
 _STYLES = {
@@ -114,18 +115,54 @@ def _add_host(table: Table, machine: Machine) -> None:
 
 
 def candidates_table(family: str, candidates: tuple[Candidate, ...]) -> RenderableType:
-    """A family's profiles in their order, each with what it needs and why it stands there."""
+    """A family's profiles in their order: those that have a place here one by one, with what they
+    need and do and why they stand there; the others by what keeps them off."""
     table = Table(title=family, title_justify="left", title_style="bold", expand=False)
-    for heading in ("profile", "state", "needs", "why"):
+    for heading in ("profile", "state", "needs", "tok/s", "first, ms", "each, ms", "why"):
         table.add_column(heading, overflow="fold")
-    for candidate in candidates:
+    placed = [c for c in candidates if c.fit in (Fit.RUNNABLE, Fit.LOW_MEMORY)]
+    for candidate in placed:
         fit = candidate.fit
         table.add_row(
             candidate.profile.name,
             f"[{_STYLES[fit]}]{fit}[/]",
             gibibytes(candidate.memory.needed),
-            candidate.reason,
+            *_predicted(candidate),
+            escape(candidate.reason),
         )
     # Not in the table, for an id that is cut or folded can't be copied.
-    ids = "\n".join(f"{c.profile.id} ({c.profile.name})" for c in candidates)
-    return Group(table, ids)
+    ids = [f"{c.profile.id} ({c.profile.name})" for c in placed]
+    return Group(table, *ids, *_kept_off(candidates))
+
+
+def _predicted(candidate: Candidate) -> tuple[str, str, str]:
+    found = candidate.prediction
+    if found is None:
+        return "", "", ""
+    return f"{found.total_tok_s:,.0f}", f"{found.ttft * 1e3:,.0f}", f"{found.itl * 1e3:.1f}"
+
+
+def _kept_off(candidates: tuple[Candidate, ...]) -> list[str]:
+    """A line for each reason, with all that it keeps off."""
+    names: dict[tuple[Fit, str], list[str]] = {}
+    for candidate in candidates:
+        if candidate.fit in (Fit.INCOMPATIBLE, Fit.EXCLUDED):
+            names.setdefault((candidate.fit, candidate.reason), []).append(candidate.profile.name)
+    return [
+        f"[{_STYLES[fit]}]{fit}[/]: {escape(reason)} [dim]({len(found)}: {', '.join(found)})[/]"
+        for (fit, reason), found in names.items()
+    ]
+
+
+def capacity_table(capacities: Sequence[Capacity]) -> RenderableType:
+    """How many requests of a length each profile holds at a time."""
+    table = Table(title="Requests at a time, by context", title_justify="left", expand=False)
+    contexts = sorted({context for capacity in capacities for context in capacity.sequences})
+    table.add_column("profile", overflow="fold")
+    table.add_column("keys and values", justify="right")
+    for context in contexts:
+        table.add_column(f"{context // 1024}k", justify="right")
+    for capacity in capacities:
+        counts = [str(capacity.sequences[context]) for context in contexts]
+        table.add_row(capacity.name, gibibytes(capacity.kv_bytes), *counts)
+    return table

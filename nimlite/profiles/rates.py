@@ -69,12 +69,14 @@ def gpu_rates(gpu: Gpu) -> tuple[float, Mapping[str, float], str]:
 
 
 def _cpu_rates(profile: Profile, machine: Machine, num_threads: int) -> Rates:
+    # two threads of a core share its arithmetic
+    cores = min(num_threads, max(1, machine.cpu.physical_cores))
     has_avx512 = any(name.startswith("avx512") for name in machine.cpu.features)
     memory = machine.memory
     limit = memory.measured_bandwidth or memory.bandwidth
     limit = limit or CPU_NODE_BANDWIDTH * machine.cpu.numa_nodes
     return Rates(
-        bandwidth=min(num_threads * CPU_BANDWIDTH, limit),
-        flops=num_threads * CPU_FLOPS[profile.precision] * (1.0 if has_avx512 else 0.5),
+        bandwidth=min(cores * CPU_BANDWIDTH, limit),
+        flops=cores * CPU_FLOPS[profile.precision] * (1.0 if has_avx512 else 0.5),
         source=f"{num_threads} thread(s)",
     )
