@@ -15,6 +15,7 @@ from nimlite.engine.client import EngineClient
 from nimlite.engine.engine import Engine
 from nimlite.observe.bars import TeeProgress
 from nimlite.observe.panel import ready_panel
+from nimlite.observe.phases import PhaseLog
 from nimlite.observe.progress import Progress
 from nimlite.server.config import ServerConfig
 from nimlite.server.serve import serve
@@ -52,7 +53,7 @@ class _Service:
                 port=settings.server_port,
             )
         )
-        self._progress = TeeProgress(progress, self._state.startup)
+        self._progress = PhaseLog(TeeProgress(progress, self._state.startup), started)
         self._client: EngineClient | None = None
         self._started = started
 
@@ -94,6 +95,7 @@ class _Service:
         url = f"http://{host}:{settings.server_port}"
         name, selection = self._plan.served_names[0], self._plan.selection
         seconds = time.monotonic() - self._started
+        _log.info("the start, phase by phase:\n%s", self._progress.table())
         if settings.jsonl_logging:
             _log.info("ready after %.1f s: %s at %s/v1", seconds, name, url)
             return

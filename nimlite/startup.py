@@ -10,10 +10,11 @@ Nothing that needs torch is imported before a function needs it: `nimlite probe`
 import difflib
 import json
 import logging
+import os
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nimlite.errors import SettingError
 from nimlite.observe.progress import Progress
@@ -28,10 +29,10 @@ from nimlite.store.cache import Store
 from nimlite.store.model_store import read_model_store
 
 if TYPE_CHECKING:
-    from nimlite.build.builder import Executor
+    from nimlite.build.checkpoint import Checkpoint
     from nimlite.build.engine_dir import EngineDirectory
+    from nimlite.engine.backend import Backend
     from nimlite.engine.engine import Engine
-    from nimlite.kernels.base import Kernels
 
 DEFAULT_FAMILY = "smollm2-135m"
 _log = logging.getLogger(__name__)
@@ -135,34 +136,55 @@ def limit_openmp(environ: MutableMapping[str, str], num_threads: int) -> None:
     environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def prepare_kernels(plan: Plan, store: Store, progress: Progress) -> "Kernels":
-    """The operations of this machine: found in the cache or compiled, or plain torch."""
+def choose_gpu(environ: MutableMapping[str, str], plan: Plan) -> None:
+    """Show CUDA only the GPU with the most free memory; what the user set stands.
+
+    Must come before CUDA is initialized.
+    """
+    gpus = plan.machine.gpus
+    if plan.selection.chosen.profile.num_gpus == 1 and len(gpus) > 1:
+        most_free = max(gpus, key=lambda gpu: gpu.free_bytes)
+        environ.setdefault("CUDA_VISIBLE_DEVICES", most_free.uuid)
+
+
+def prepare_kernels(plan: Plan, store: Store, progress: Progress) -> "Backend":
+    """The device of the plan's profile, with the operations of this machine. On the CPU: found in
+    the cache or compiled, or plain torch. On a GPU they are compiled for an engine, and kept with
+    it."""
+    chosen = plan.selection.chosen
+    if chosen.profile.device is Device.GPU:
+        from nimlite.engine.gpu import GpuBackend
+
+        choose_gpu(os.environ, plan)
+        wanted = None if plan.settings.kvcache_percent else chosen.profile.kv_cache_bytes
+        serving = replace(chosen.serving, kv_cache_bytes=wanted)
+        return GpuBackend(profile=serving, memory_bytes=chosen.memory.budget)
+    from nimlite.engine.cpu import CpuBackend
     from nimlite.kernels import cpu_kernels
 
     head_dim = plan.selection.manifest.shape.head_dim
     with progress.task("Prepare the kernels", None, ""):
         selected = cpu_kernels(store.kernels, plan.num_threads, head_dim)
     _log.info("%s", selected.reason)
-    return selected.kernels
+    return CpuBackend(profile=chosen.serving, kernels=selected.kernels)
 
 
 def prepare_engine(
-    plan: Plan, store: Store, kernels: "Kernels", progress: Progress, home: Path | None = None
+    plan: Plan, store: Store, backend: "Backend", progress: Progress, home: Path | None = None
 ) -> "EngineDirectory":
     """The engine of the plan: found, or fetched, built and proved; a damaged one is built again.
 
     `home`: where to build it instead of in the cache. Raises what the store and the build raise.
     """
     from nimlite.build.builder import BuildJob, build_engine
-    from nimlite.build.checkpoint import open_checkpoint
     from nimlite.build.engine_dir import ENGINE_FILE, open_engine
 
     manifest, chosen = plan.selection.manifest, plan.selection.chosen
-    path = store.fetch(manifest.artifact, progress)
+    path = Path(manifest.artifact.uri)
     if (path / ENGINE_FILE).exists():
-        return open_engine(path)
+        return open_engine(path, verify_weights=chosen.profile.device is Device.CPU)
     job = BuildJob(
-        checkpoint=open_checkpoint(path),
+        checkpoint=_checkpoint(plan, store, progress),
         profile=chosen.profile,
         device=_device_name(plan),
         model_name=manifest.display_name,
@@ -170,7 +192,24 @@ def prepare_engine(
         source=manifest.artifact.uri,
     )
     home = home or store.engine_path(manifest.family, job.key)
-    return build_engine(job, home, progress, _executor(plan, kernels))
+    return build_engine(job, home, progress, backend)
+
+
+def _checkpoint(plan: Plan, store: Store, progress: Progress) -> "Checkpoint":
+    """What the engine is made of. Of random weights only the config is fetched, where it is a file
+    of its own."""
+    from nimlite.build.checkpoint import open_checkpoint
+    from nimlite.build.random import RandomCheckpoint
+
+    artifact = plan.selection.manifest.artifact
+    if not plan.settings.random_weights:
+        return open_checkpoint(store.fetch(artifact, progress))
+    if artifact.uri.startswith("hf://") and "?" not in artifact.uri:
+        config = store.fetch(Artifact(uri=f"{artifact.uri}?file=config.json"), progress)
+        return RandomCheckpoint(json.loads(config.read_text()))
+    path = store.fetch(artifact, progress)
+    tokenizer = path if (path / "tokenizer.json").is_file() else None
+    return RandomCheckpoint(open_checkpoint(path).config, tokenizer=tokenizer)
 
 
 def _device_name(plan: Plan) -> str:
@@ -181,30 +220,9 @@ def _device_name(plan: Plan) -> str:
 
 
 def load_engine(
-    plan: Plan, directory: "EngineDirectory", kernels: "Kernels", progress: Progress
+    plan: Plan, directory: "EngineDirectory", backend: "Backend", progress: Progress
 ) -> "Engine":
-    """The engine with its weights and KV pool in memory."""
-    from nimlite.engine.engine import Engine
-
-    with progress.task("Load the weights", None, ""):
-        return Engine.open(
-            directory,
-            kernels=kernels,
-            profile=plan.selection.chosen.serving,
-            prefix_caching=plan.settings.enable_kv_cache_reuse,
-        )
-
-
-def _executor(plan: Plan, kernels: "Kernels") -> "Executor":
-    """How the build's self-test computes: as the engine will, text by text."""
-    from nimlite.engine.engine import kv_layout
-    from nimlite.engine.evaluate import prompt_logits
-    from nimlite.layers.decoder import Decoder
-
-    profile = plan.selection.chosen.serving
-
-    def execute(spec: Any, weights: Any) -> Any:
-        model = Decoder.load(spec, weights, kv_layout(spec, profile))
-        return lambda prompts: (prompt_logits(model, kernels, prompt) for prompt in prompts)
-
-    return execute
+    """The engine with its weights and KV pool in memory. Weights that turn out to be damaged as
+    they are read are built again by the next start: raises ChecksumError."""
+    caching = plan.settings.enable_kv_cache_reuse
+    return backend.open(directory, progress, prefix_caching=caching)

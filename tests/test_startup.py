@@ -132,7 +132,7 @@ def test_a_damaged_engine_is_named_and_built_again(
     lines.clear()
     prepare_engine(plan, store, kernels, progress)
     assert weights.read_bytes() == content
-    assert any(line.startswith("Convert to bf16") for line in lines)
+    assert any(line.startswith("Convert the weights") for line in lines)
     assert f"{weights} is damaged" in caplog.text
 
 

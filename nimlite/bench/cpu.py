@@ -63,19 +63,12 @@ class CpuBench:
         system raise."""
         load = os.getloadavg()[0]
         plans = make_plans(self.store, self.progress)
-        kernels = startup.prepare_kernels(plans[0], self.store, self.progress)
-        engines = [
-            Prepared(
-                plan=plan,
-                directory=startup.prepare_engine(plan, self.store, kernels, self.progress),
-            )
-            for plan in plans
-        ]
+        engines = [self._prepare(plan) for plan in plans]
         file = self.store.fetch(plans[0].selection.manifest.artifact, self.progress)
         checkpoint = open_checkpoint(file)
         qualities: tuple[Quality, ...] = ()
         if self._is_wanted("perplexity"):
-            qualities = measure_qualities(engines, checkpoint, kernels, self.progress)
+            qualities = measure_qualities(engines, checkpoint, self.progress)
         with tempfile.TemporaryDirectory() as directory:
             export_huggingface(checkpoint, Path(directory))
             results = list(self._measure_systems(plans[0], file, Path(directory)))
@@ -85,6 +78,11 @@ class CpuBench:
             footprints=tuple(footprint for _, footprint in results),
             qualities=qualities,
         )
+
+    def _prepare(self, plan: Plan) -> Prepared:
+        backend = startup.prepare_kernels(plan, self.store, self.progress)
+        directory = startup.prepare_engine(plan, self.store, backend, self.progress)
+        return Prepared(plan=plan, backend=backend, directory=directory)
 
     def _measure_systems(
         self, plan: Plan, file: Path, checkpoint: Path

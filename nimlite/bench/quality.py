@@ -11,10 +11,7 @@ from nimlite.build.engine_dir import EngineDirectory
 from nimlite.build.quality import QualityReport
 from nimlite.build.reference import Reference
 from nimlite.build.selftest import Logits, self_test
-from nimlite.engine.engine import kv_layout
-from nimlite.engine.evaluate import prompt_logits
-from nimlite.kernels.base import Kernels
-from nimlite.layers.decoder import Decoder
+from nimlite.engine.backend import Backend
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Precision
 from nimlite.startup import Plan
@@ -25,6 +22,7 @@ class Prepared:
     """An engine that is in the cache, and the plan that it was made for."""
 
     plan: Plan
+    backend: Backend
     directory: EngineDirectory
 
     @property
@@ -41,7 +39,7 @@ class Quality:
 
 
 def measure_qualities(
-    engines: Sequence[Prepared], checkpoint: Checkpoint, kernels: Kernels, progress: Progress
+    engines: Sequence[Prepared], checkpoint: Checkpoint, progress: Progress
 ) -> tuple[Quality, ...]:
     """`engines`: of one model, which is in `checkpoint`. Raises SelfTestError for one that gives
     no finite logits."""
@@ -53,13 +51,12 @@ def measure_qualities(
     qualities = []
     for engine in engines:
         with progress.task(f"The texts in {engine.precision}", None, ""):
-            report = self_test(_logits(engine, kernels), lambda _: iter(expected), prompts)
+            report = self_test(_logits(engine, progress), lambda _: iter(expected), prompts)
         qualities.append(Quality(precision=engine.precision, report=report))
     return tuple(qualities)
 
 
-def _logits(engine: Prepared, kernels: Kernels) -> Logits:
-    spec = engine.directory.config.spec
-    layout = kv_layout(spec, engine.plan.selection.chosen.serving)
-    model = Decoder.load(spec, engine.directory.weights(), layout)
-    return lambda prompts: (prompt_logits(model, kernels, prompt) for prompt in prompts)
+def _logits(engine: Prepared, progress: Progress) -> Logits:
+    directory = engine.directory
+    weights = directory.weights()
+    return engine.backend.logits(directory.config.spec, weights, directory.path, progress)

@@ -6,13 +6,13 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from nimlite.build.checkpoint import Checkpoint
-from nimlite.build.convert import convert
+from nimlite.build.convert import convert, convert_on_device
 from nimlite.build.engine_dir import (
     ENGINE_FILE,
     EngineConfig,
@@ -23,10 +23,12 @@ from nimlite.build.engine_dir import (
 )
 from nimlite.build.quality import QualityReport, require_quality
 from nimlite.build.reference import Reference
-from nimlite.build.selftest import Logits, probe_prompts, self_test
-from nimlite.build.weights_file import load_weights
+from nimlite.build.selftest import probe_prompts, self_test
+from nimlite.build.target import BuildTarget
+from nimlite.build.weights_file import load_weights, weights_name, write_weights
 from nimlite.errors import BuildError, ChecksumError, ModelError
 from nimlite.layers.linear import Weights
+from nimlite.layers.shard import WHOLE
 from nimlite.models.registry import read_spec
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
@@ -36,9 +38,6 @@ from nimlite.store.lock import file_lock, try_file_lock
 from nimlite.version import __version__
 
 log = logging.getLogger(__name__)
-
-Executor = Callable[[ModelSpec, Weights], Logits]
-"""How the engine will compute: its tensors in, its logits out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ class BuildJob:
 
 
 def build_engine(
-    job: BuildJob, home: Path, progress: Progress, executor: Executor
+    job: BuildJob, home: Path, progress: Progress, target: BuildTarget
 ) -> EngineDirectory:
     """The engine of `job` in the directory `home`: the one that is there if it is whole, or a new
     one.
@@ -70,35 +69,39 @@ def build_engine(
     `home` with something else in it, and ArtifactError for a disk that refuses. Nothing half-made
     is left.
     """
-    if found := _existing(job, home):
+    if found := _existing(job, home, target):
         return found
     with writing_to(home.parent):
         home.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(_lock_of(home)):
             # Another process may have built it while this one waited for the lock.
-            if found := _existing(job, home):
+            if found := _existing(job, home, target):
                 return found
             _remove_stale(home.parent)
             work = home.with_name(f"{home.name}.building")
             shutil.rmtree(work, ignore_errors=True)
             try:
                 work.mkdir()
-                config = _build(job, work, progress, executor)
+                built = _build(job, work, progress, target)
                 shutil.rmtree(home, ignore_errors=True)
                 os.rename(work, home)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
-    return EngineDirectory(home, config)
+    return replace(built, path=home)
 
 
-def _build(job: BuildJob, work: Path, progress: Progress, executor: Executor) -> EngineConfig:
+def _build(job: BuildJob, work: Path, progress: Progress, target: BuildTarget) -> EngineDirectory:
     """Fill `work`, prove it and seal it."""
     started = time.monotonic()
     spec = read_spec(job.checkpoint.config)
     job.checkpoint.save_tokenizer(work)
-    convert(job.checkpoint, spec, job.profile.precision, job.profile.tp, work, progress)
     _write_notice(job, work)
-    quality = _prove(job, spec, work, progress, executor)
+    if target.device.type == "cpu":
+        convert(job.checkpoint, spec, target, job.profile.tp, work, progress)
+        held = None
+        quality = _prove(job, spec, load_weights(work), work, progress, target)
+    else:
+        held, quality = _build_on_device(job, spec, work, progress, target)
     config = EngineConfig(
         key=job.key,
         model_name=job.model_name,
@@ -113,24 +116,43 @@ def _build(job: BuildJob, work: Path, progress: Progress, executor: Executor) ->
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
         build_seconds=round(time.monotonic() - started, 1),
     )
-    return seal(work, config)
+    with progress.task("Seal the engine", None, ""):
+        return EngineDirectory(work, seal(work, config), held)
+
+
+def _build_on_device(
+    job: BuildJob, spec: ModelSpec, work: Path, progress: Progress, target: BuildTarget
+) -> tuple[Weights, QualityReport]:
+    """The weights are proved where they will serve, while threads write them to their file."""
+    weights = convert_on_device(job.checkpoint, spec, target, WHOLE, progress)
+    with ThreadPoolExecutor(1) as thread:
+        written = thread.submit(write_weights, work / weights_name(0), weights, target.device)
+        quality = _prove(job, spec, weights, work, progress, target)
+        with progress.task("Write the weights", None, ""):
+            written.result()
+    return weights, quality
 
 
 def _prove(
-    job: BuildJob, spec: ModelSpec, work: Path, progress: Progress, executor: Executor
+    job: BuildJob,
+    spec: ModelSpec,
+    weights: Weights,
+    work: Path,
+    progress: Progress,
+    target: BuildTarget,
 ) -> QualityReport:
     max_tokens = min(spec.max_positions, job.profile.max_model_len)
     prompts = probe_prompts(work / "tokenizer.json", spec.vocab_size, max_tokens)
-    engine = executor(spec, load_weights(work))
+    engine = target.logits(spec, weights, work, progress)
     with progress.task("Compare with the reference", sum(map(len, prompts)), "tokens") as task:
-        report = self_test(engine, Reference(job.checkpoint, spec), prompts)
+        report = self_test(engine, Reference(job.checkpoint, spec, target.device), prompts)
         task.advance(report.num_tokens)
     log.info("Self-test of %s: %s.", job.profile.name, report)
     require_quality(report, job.profile.precision)
     return report
 
 
-def _existing(job: BuildJob, home: Path) -> EngineDirectory | None:
+def _existing(job: BuildJob, home: Path, target: BuildTarget) -> EngineDirectory | None:
     """The engine in `home` if it is this one and whole."""
     if not home.exists():
         return None
@@ -140,7 +162,7 @@ def _existing(job: BuildJob, home: Path) -> EngineDirectory | None:
             " directory, or empty this one."
         )
     try:
-        found = open_engine(home)
+        found = open_engine(home, verify_weights=target.device.type == "cpu")
     except (ChecksumError, ModelError) as error:
         log.warning("%s It is built again.", error)
         return None

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
+from nimlite.build.staging import Staging
 from nimlite.errors import ModelError
 
 
@@ -34,6 +35,11 @@ class Checkpoint(Protocol):
 
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor in fp32. Raises ModelError where it can't be read."""
+
+    def stored(self, name: str, staging: Staging) -> torch.Tensor:
+        """A tensor on the device of `staging`, in fp32 or the 16-bit float that it is stored in.
+        Its copy may still be under way. Several threads may call it, each with its own staging.
+        Raises ModelError where it can't be read."""
 
     def save_tokenizer(self, directory: Path) -> None:
         """Write the files that transformers' AutoTokenizer loads, and generation_config.json."""

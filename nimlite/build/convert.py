@@ -1,38 +1,95 @@
 """A checkpoint's tensors made into engine tensors: fused, sharded, packed."""
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
 from nimlite.build.checkpoint import Checkpoint
+from nimlite.build.staging import Staging
+from nimlite.build.target import BuildTarget
 from nimlite.build.weights_file import WeightsWriter, weights_name
 from nimlite.errors import ModelError
+from nimlite.layers.linear import Weights
 from nimlite.layers.shard import Shard
 from nimlite.models.registry import weight_sources
 from nimlite.models.shapes import checkpoint_shape
 from nimlite.models.spec import ModelSpec, WeightSource
 from nimlite.observe.progress import Progress
-from nimlite.profiles.manifest import Precision
-from nimlite.quant import scheme_for
 from nimlite.quant.base import PackedWeight
+
+_THREADS = 4
+"""Each holds a few tensors of the checkpoint on the device."""
 
 
 def convert(
     checkpoint: Checkpoint,
     spec: ModelSpec,
-    precision: Precision,
+    target: BuildTarget,
     world: int,
     directory: Path,
     progress: Progress,
 ) -> None:
-    """Write every rank's weights file into `directory`. One checkpoint tensor is in memory at a
-    time.
+    """Write every rank's weights file into `directory`. One engine tensor is in memory at a time.
 
     Raises ModelError where the checkpoint lacks a tensor, one has the wrong shape, or the ranks do
     not divide it.
     """
+    sources = _sources(checkpoint, spec)
+    staging = Staging()
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(WeightsWriter(directory / weights_name(rank), len(sources)))
+            for rank in range(world)
+        ]
+        task = stack.enter_context(progress.task("Convert the weights", 4 * spec.num_parameters))
+        for name, source in sources.items():
+            parts = [read_tensor(checkpoint, spec, part, staging) for part in source.names]
+            for rank, writer in enumerate(writers):
+                tensor = take_shard(parts, source, Shard(rank, world))
+                writer.add(name, _engine_tensor(tensor.float(), name, source, target))
+            if source.quantize:
+                task.advance(4 * sum(part.numel() for part in parts))
+
+
+def convert_on_device(
+    checkpoint: Checkpoint, spec: ModelSpec, target: BuildTarget, shard: Shard, progress: Progress
+) -> Weights:
+    """One rank's engine tensors in memory of the target's device, read by several threads.
+
+    Raises as `convert` does.
+    """
+    sources = _sources(checkpoint, spec)
+    mine = threading.local()
+
+    def work(item: tuple[str, WeightSource]) -> PackedWeight | torch.Tensor:
+        name, source = item
+        if not hasattr(mine, "staging"):
+            mine.staging = Staging(target.device)
+        staging: Staging = mine.staging
+        parts = [read_tensor(checkpoint, spec, part, staging) for part in source.names]
+        with staging.on_device():
+            tensor = _engine_tensor(take_shard(parts, source, shard), name, source, target)
+        staging.wait()
+        return tensor
+
+    title = "Read and convert the weights"
+    weights = {}
+    with (
+        ThreadPoolExecutor(_THREADS) as threads,
+        progress.task(title, 4 * spec.num_parameters) as task,
+    ):
+        for name, tensor in zip(sources, threads.map(work, sources.items()), strict=True):
+            weights[name] = tensor
+            if isinstance(tensor, PackedWeight):
+                task.advance(4 * tensor.num_rows * tensor.num_columns)
+    return weights
+
+
+def _sources(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, WeightSource]:
     sources = weight_sources(spec)
     missing = [n for source in sources.values() for n in source.names if n not in checkpoint.names]
     if missing:
@@ -41,26 +98,15 @@ def convert(
             f" {missing[0]}: it is"
             " incomplete, or its config.json is another model's."
         )
-    with ExitStack() as stack:
-        writers = [
-            stack.enter_context(WeightsWriter(directory / weights_name(rank), len(sources)))
-            for rank in range(world)
-        ]
-        task = stack.enter_context(
-            progress.task(f"Convert to {precision}", 4 * spec.num_parameters)
-        )
-        for name, source in sources.items():
-            parts = [read_tensor(checkpoint, spec, part) for part in source.names]
-            for rank, writer in enumerate(writers):
-                tensor = take_shard(parts, source, Shard(rank, world))
-                writer.add(name, _pack(tensor, precision, name) if source.quantize else tensor)
-            if source.quantize:
-                task.advance(sum(part.nbytes for part in parts))
+    return sources
 
 
-def read_tensor(checkpoint: Checkpoint, spec: ModelSpec, name: str) -> torch.Tensor:
-    """A checkpoint tensor in fp32. Raises ModelError where its shape is not the config's."""
-    tensor = checkpoint.tensor(name)
+def read_tensor(
+    checkpoint: Checkpoint, spec: ModelSpec, name: str, staging: Staging
+) -> torch.Tensor:
+    """A checkpoint tensor as it is stored, on the device of `staging`. Raises ModelError where its
+    shape is not the config's."""
+    tensor = checkpoint.stored(name, staging)
     if (expected := checkpoint_shape(spec, name)) != tuple(tensor.shape):
         raise ModelError(
             f"{name} has the shape {list(tensor.shape)}, but the config asks for {list(expected)}:"
@@ -94,8 +140,9 @@ def take_shard(parts: Sequence[torch.Tensor], source: WeightSource, shard: Shard
     return torch.cat(shares)
 
 
-def _pack(weight_NC: torch.Tensor, precision: Precision, name: str) -> PackedWeight:
-    # The embedding and the head decide between tokens directly: int4 costs 5 % of perplexity there.
-    is_vocabulary = name in ("embedding", "head")
-    scheme = Precision.INT8 if precision is Precision.INT4 and is_vocabulary else precision
-    return scheme_for(scheme, weight_NC.shape[1]).pack(weight_NC)
+def _engine_tensor(
+    tensor: torch.Tensor, name: str, source: WeightSource, target: BuildTarget
+) -> PackedWeight | torch.Tensor:
+    if not source.quantize:
+        return tensor.float()
+    return target.scheme(name, tensor.shape[1]).pack(tensor)

@@ -2,6 +2,7 @@
 
 engine.json             EngineConfig
 rankN.safetensors       weights (weights_file.py)
+kernels/                what a GPU's driver compiled and measured; made again where missing
 tokenizer.json, …       as transformers reads them
 NOTICE.nimlite, LICENSE         where the weights come from
 """
@@ -15,8 +16,15 @@ from pathlib import Path
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from nimlite.build.block_digest import BlockDigests, damage_of, digest_blocks
 from nimlite.build.quality import QualityReport
-from nimlite.build.weights_file import load_weights
+from nimlite.build.weights_file import (
+    DamagedBlockError,
+    is_weights_name,
+    load_weights,
+    stream_weights,
+    weights_name,
+)
 from nimlite.errors import ChecksumError, ModelError
 from nimlite.layers.linear import Weights
 from nimlite.models.spec import ModelSpec
@@ -50,6 +58,8 @@ class EngineConfig:
     """UTC, ISO 8601."""
     build_seconds: float
     files: Mapping[str, FileDigest] = field(default_factory=dict)
+    weights: Mapping[str, BlockDigests] = field(default_factory=dict)
+    """By file name; all other files are in `files`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +68,23 @@ class EngineDirectory:
 
     path: Path
     config: EngineConfig
+    held: Weights | None = field(default=None, compare=False, repr=False)
+    """The tensors of the only rank, where a build has just left them on their device."""
 
     def weights(self, rank: int = 0) -> Weights:
         """A rank's engine tensors, mapped from their file."""
         return load_weights(self.path, rank)
+
+    def weights_on(self, device: torch.device, rank: int = 0) -> Weights:
+        """A rank's engine tensors on `device`: those that are there, or read and checked. Raises
+        ChecksumError for a damaged file."""
+        if self.held is not None:
+            return self.held
+        name = weights_name(rank)
+        try:
+            return stream_weights(self.path / name, self.config.weights[name], device)
+        except DamagedBlockError as error:
+            raise _damaged(self.path / name, str(error)) from error
 
 
 _CONFIG = TypeAdapter(EngineConfig)
@@ -83,14 +106,20 @@ def engine_key(checkpoint_digest: str, profile: Profile, device: str) -> str:
 
 def seal(directory: Path, config: EngineConfig) -> EngineConfig:
     """Write engine.json with the digests of all other files. Gives the config as written."""
-    names = [p.name for p in directory.iterdir() if p.is_file() and p.name != ENGINE_FILE]
-    sealed = replace(config, files=digest_files(directory, names))
+    names = {p.name for p in directory.iterdir() if p.is_file() and p.name != ENGINE_FILE}
+    weights = {name for name in names if is_weights_name(name)}
+    sealed = replace(
+        config,
+        files=digest_files(directory, names - weights),
+        weights={name: digest_blocks(directory / name) for name in sorted(weights)},
+    )
     (directory / ENGINE_FILE).write_bytes(_CONFIG.dump_json(sealed, indent=2))
     return sealed
 
 
-def open_engine(path: Path, *, verify: bool = True) -> EngineDirectory:
-    """Read an engine directory; `verify` compares every file with its digest.
+def open_engine(path: Path, *, verify: bool = True, verify_weights: bool = True) -> EngineDirectory:
+    """Read an engine directory; `verify` compares every file with its digest. Without
+    `verify_weights`, of the weights only the size: `weights_on` checks them as it reads them.
 
     Raises ModelError for a directory that is no engine of this format, ChecksumError for a damaged
     one.
@@ -113,9 +142,12 @@ def open_engine(path: Path, *, verify: bool = True) -> EngineDirectory:
         config = _CONFIG.validate_json(text)
     except (ValidationError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise _damaged(path / ENGINE_FILE, f"it can't be read ({error})") from error
-    damage = damaged_files(path, config.files) if verify else {}
-    for name, reason in damage.items():
-        raise _damaged(path / name, reason)
+    if verify:
+        for name, reason in damaged_files(path, config.files).items():
+            raise _damaged(path / name, reason)
+        for name, digests in config.weights.items():
+            if problem := damage_of(path / name, digests, read=verify_weights):
+                raise _damaged(path / name, problem)
     return EngineDirectory(path, config)
 
 

@@ -14,6 +14,7 @@ import torch
 from nimlite.build.checkpoint import license_files
 from nimlite.build.gguf_rope import rope_parameters
 from nimlite.build.gguf_tokenizer import save_gguf_tokenizer
+from nimlite.build.staging import Staging
 from nimlite.errors import ModelError
 from nimlite.store.digest import sha256_of
 
@@ -113,6 +114,10 @@ class GGUFCheckpoint:
             kind = "num_attention_heads" if ".q_proj" in name else "num_key_value_heads"
             return _to_half_split(tensor, self.config[kind])
         return tensor
+
+    def stored(self, name: str, staging: Staging) -> torch.Tensor:
+        with staging.on_device():
+            return self.tensor(name).to(staging.device)
 
     def save_tokenizer(self, directory: Path) -> None:
         save_gguf_tokenizer(self._field, directory, self._path)

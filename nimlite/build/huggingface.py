@@ -3,16 +3,19 @@ files."""
 
 import hashlib
 import json
+import os
 import shutil
+import weakref
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from nimlite.build.checkpoint import license_files
+from nimlite.build.safetensors_layout import FileLayout
+from nimlite.build.staging import Staging
 from nimlite.errors import ModelError
 from nimlite.store.digest import digest_files
 
@@ -37,7 +40,7 @@ class HuggingFaceCheckpoint:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._open_files: dict[str, Any] = {}
+        self._files: dict[str, _File] = {}
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -72,16 +75,23 @@ class HuggingFaceCheckpoint:
         return license_files(self._path)
 
     def tensor(self, name: str) -> torch.Tensor:
+        return self.stored(name, Staging()).float()
+
+    def stored(self, name: str, staging: Staging) -> torch.Tensor:
         file_name = self._file_of[name]
         try:
-            if file_name not in self._open_files:
-                self._open_files[file_name] = safe_open(self._path / file_name, framework="pt")
-            tensor: torch.Tensor = self._open_files[file_name].get_tensor(name)
-        except (SafetensorError, FileNotFoundError) as error:
+            file = self._file(file_name)
+            place = file.layout.tensors[name]
+            if not place.dtype.is_floating_point:
+                raise ModelError(
+                    f"{name} in {self._path / file_name} is {place.dtype}, not a float."
+                )
+            with staging.on_device():
+                tensor = torch.empty(place.shape, dtype=place.dtype, device=staging.device)
+            staging.read(file.descriptor, place.begin, tensor.view(-1).view(torch.uint8))
+        except (OSError, EOFError, ValueError, KeyError) as error:
             raise self._unreadable(file_name, error) from error
-        if not tensor.is_floating_point():
-            raise ModelError(f"{name} in {self._path / file_name} is {tensor.dtype}, not a float.")
-        return tensor.float()
+        return tensor
 
     def save_tokenizer(self, directory: Path) -> None:
         if not (self._path / "tokenizer.json").is_file():
@@ -108,11 +118,15 @@ class HuggingFaceCheckpoint:
         file_of: dict[str, str] = {}
         for name in names:
             try:
-                with safe_open(self._path / name, framework="pt") as file:
-                    file_of |= dict.fromkeys(file.keys(), name)
-            except SafetensorError as error:
+                file_of |= dict.fromkeys(self._file(name).layout.tensors, name)
+            except (OSError, ValueError, KeyError) as error:
                 raise self._unreadable(name, error) from error
         return file_of
+
+    def _file(self, name: str) -> "_File":
+        if name not in self._files:
+            self._files[name] = _File(self._path / name)
+        return self._files[name]
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
@@ -126,3 +140,12 @@ class HuggingFaceCheckpoint:
             f"{self._path / name} can't be read ({error}). It is missing, truncated or damaged:"
             " copy or download it again."
         )
+
+
+class _File:
+    """Open for as long as it is known."""
+
+    def __init__(self, path: Path) -> None:
+        self.layout = FileLayout.read(path)
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self.descriptor)

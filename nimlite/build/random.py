@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nimlite.build.huggingface import TOKENIZER_FILES
+from nimlite.build.staging import Staging
 from nimlite.build.tokenizer_files import SpecialTokens, byte_tokenizer, write_tokenizer
 from nimlite.models.registry import read_spec, weight_sources
 from nimlite.models.shapes import checkpoint_shape
@@ -20,7 +21,8 @@ _STANDARD_DEVIATION = 0.02
 
 
 class RandomCheckpoint:
-    """Normally distributed weights, the same for the same config and seed on every machine.
+    """Normally distributed weights in bf16, the same for the same config and seed on every CPU, and
+    on every GPU.
 
     The tokenizer is that of the directory `tokenizer`, or has a token for each byte.
     """
@@ -52,13 +54,19 @@ class RandomCheckpoint:
         return ()
 
     def tensor(self, name: str) -> torch.Tensor:
-        shape = checkpoint_shape(self._spec, name)
-        if "norm" in name:
-            return torch.ones(shape)
+        return self.stored(name, Staging()).float()
+
+    def stored(self, name: str, staging: Staging) -> torch.Tensor:
+        shape, device = checkpoint_shape(self._spec, name), staging.device
         # A seed for every tensor: the order in which they are read does not matter.
         seed = hashlib.sha256(f"{self._seed} {name}".encode()).digest()[:8]
-        generator = torch.Generator().manual_seed(int.from_bytes(seed, "little", signed=True))
-        return torch.randn(shape, generator=generator) * _STANDARD_DEVIATION
+        with staging.on_device():
+            if "norm" in name:
+                return torch.ones(shape, device=device)
+            generator = torch.Generator(device)
+            generator.manual_seed(int.from_bytes(seed, "little", signed=True))
+            tensor = torch.empty(shape, dtype=torch.bfloat16, device=device)
+            return tensor.normal_(0.0, _STANDARD_DEVIATION, generator=generator)
 
     def save_tokenizer(self, directory: Path) -> None:
         if self._tokenizer is None:

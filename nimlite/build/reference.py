@@ -2,7 +2,7 @@
 tested against.
 
 It shares neither packing, fusing, paging nor kernels with the engine, and holds one layer's weights
-at a time.
+at a time, on the device that it is given.
 
 T tokens of all prompts   D hidden size   H, G query and key/value heads   K head dimension   V
 vocabulary
@@ -15,6 +15,7 @@ from torch.nn.functional import gelu, linear, scaled_dot_product_attention, silu
 
 from nimlite.build.checkpoint import Checkpoint
 from nimlite.build.convert import read_tensor
+from nimlite.build.staging import CPU, Staging
 from nimlite.layers.rotary import cos_sin_table
 from nimlite.models.registry import weight_sources
 from nimlite.models.spec import ModelSpec
@@ -23,18 +24,32 @@ from nimlite.models.spec import ModelSpec
 class Reference:
     """Called with prompts, gives each one's logits (a `selftest.Logits`)."""
 
-    def __init__(self, checkpoint: Checkpoint, spec: ModelSpec) -> None:
+    def __init__(self, checkpoint: Checkpoint, spec: ModelSpec, device: torch.device = CPU) -> None:
         self._checkpoint = checkpoint
         self._spec = spec
         self._sources = weight_sources(spec)
+        self._staging = Staging(device)
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
         lengths = [len(prompt) for prompt in prompts]
-        token_ids_T = torch.tensor([token for prompt in prompts for token in prompt])
+        with self._staging.on_device():
+            x_TD, head_VD = self._hidden(prompts, lengths)
+        for part_TD in torch.split(x_TD, lengths):
+            with self._staging.on_device():
+                logits_TV = linear(part_TD, head_VD)
+            self._staging.wait()
+            yield logits_TV
+
+    def _hidden(
+        self, prompts: Sequence[Sequence[int]], lengths: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the head is applied to, and the head."""
+        device = self._staging.device
+        token_ids_T = torch.tensor([token for prompt in prompts for token in prompt], device=device)
         cos_sin_TK = torch.cat(
             [cos_sin_table(self._spec.rope, self._spec.head_dim, length) for length in lengths]
-        )
+        ).to(device)
         (embedding_VD,) = self._weights("embedding")
         x_TD = embedding_VD[token_ids_T]
         for i in range(self._spec.num_layers):
@@ -44,11 +59,11 @@ class Reference:
             x_TD = x_TD + self._mlp(i, self._norm(f"layers.{i}.post_norm", x_TD))
         x_TD = self._norm("final_norm", x_TD)
         head_VD = embedding_VD if self._spec.tie_embeddings else self._weights("head")[0]
-        for part_TD in torch.split(x_TD, lengths):
-            yield linear(part_TD, head_VD)
+        return x_TD, head_VD
 
     def _weights(self, name: str) -> list[torch.Tensor]:
-        return [read_tensor(self._checkpoint, self._spec, n) for n in self._sources[name].names]
+        names = self._sources[name].names
+        return [read_tensor(self._checkpoint, self._spec, n, self._staging).float() for n in names]
 
     def _linears(self, name: str, x_TD: torch.Tensor) -> list[torch.Tensor]:
         """x through each of the parts that the engine fuses into `name`."""

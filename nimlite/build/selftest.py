@@ -54,7 +54,8 @@ def self_test(engine: Logits, reference: Logits, prompts: Sequence[Sequence[int]
                 " a defect of"
                 " nimlite or of this machine; please report it."
             )
-        sums.add(torch.tensor(prompt), found_TV.float(), expected_TV.float())
+        prompt_T = torch.tensor(prompt, device=expected_TV.device)
+        sums.add(prompt_T, found_TV.float(), expected_TV.float())
     return sums.report()
 
 

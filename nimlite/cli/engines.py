@@ -16,7 +16,7 @@ from nimlite.settings.fields import Group
 from nimlite.startup import Plan
 
 if TYPE_CHECKING:
-    from nimlite.kernels.base import Kernels
+    from nimlite.engine.backend import Backend
 
 
 @with_settings(Group.MODEL, Group.CHOICE, Group.LIMITS)
@@ -31,8 +31,8 @@ def build(
     """Build the engine that `serve` would run, and prove it; print its directory."""
     if dry_run:
         return _show_plan(session, as_json)
-    plan, kernels = _prepare(session)
-    engine = startup.prepare_engine(plan, session.store, kernels, session.progress, home=output)
+    plan, backend = _prepare(session)
+    engine = startup.prepare_engine(plan, session.store, backend, session.progress, home=output)
     data = {"path": str(engine.path), "key": engine.config.key}
     session.write(data, str(engine.path), as_json=as_json)
 
@@ -53,9 +53,9 @@ def run(
         return _show_plan(session, as_json)
     if not prompt:
         raise typer.BadParameter("give at least one --prompt TEXT")
-    plan, kernels = _prepare(session)
-    directory = startup.prepare_engine(plan, session.store, kernels, session.progress)
-    engine = startup.load_engine(plan, directory, kernels, session.progress)
+    plan, backend = _prepare(session)
+    directory = startup.prepare_engine(plan, session.store, backend, session.progress)
+    engine = startup.load_engine(plan, directory, backend, session.progress)
     from nimlite import SamplingParams
 
     params = SamplingParams(temperature=temperature, max_tokens=max_tokens)
@@ -86,7 +86,7 @@ def _show_plan(session: Session, as_json: bool) -> None:
     session.write(plan_json(plan), plan_view(plan), as_json=as_json)
 
 
-def _prepare(session: Session) -> tuple[Plan, "Kernels"]:
+def _prepare(session: Session) -> tuple[Plan, "Backend"]:
     session.require_this_machine()
     plan = session.plan()
     startup.limit_openmp(os.environ, plan.num_threads)

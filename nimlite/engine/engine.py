@@ -26,7 +26,8 @@ from nimlite.kernels.select import cpu_kernels
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
 from nimlite.models.spec import ModelSpec
-from nimlite.profiles.manifest import Precision, Profile
+from nimlite.observe.progress import SILENT
+from nimlite.profiles.manifest import Device, Precision, Profile
 from nimlite.settings import default_cache_path
 
 _LOGIT_ROWS = 64
@@ -105,6 +106,10 @@ class Engine:
         """
         threads = num_threads or len(os.sched_getaffinity(0))
         opened = open_engine(Path(directory))
+        if opened.config.profile.device is Device.GPU:
+            from nimlite.engine.gpu import GpuBackend  # it needs Triton, which a CPU does not have
+
+            return GpuBackend(profile=opened.config.profile).open(opened, SILENT)
         head_dim = opened.config.spec.head_dim
         selected = cpu_kernels(default_cache_path() / "kernels", threads, head_dim)
         return cls.open(opened, kernels=selected.kernels)

@@ -9,8 +9,14 @@ from nimlite.layers.decoder import Decoder
 
 
 @torch.inference_mode()
-def prompt_logits(model: Decoder, kernels: Kernels, token_ids: Sequence[int]) -> torch.Tensor:
-    """fp32 logits_TV of every position of one text, computed in one step over a pool of its own."""
+def prompt_logits(
+    model: Decoder, kernels: Kernels, token_ids: Sequence[int], *, num_decoded: int = 0
+) -> torch.Tensor:
+    """fp32 logits_TV of every position of one text, over a pool of its own.
+
+    They are computed in one step, but for the last `num_decoded` tokens (or all but the first),
+    which take a step each, as generated ones do.
+    """
     layout = model.layout
     num_tokens = len(token_ids)
     num_blocks = -(-num_tokens // layout.block_size)
@@ -18,14 +24,32 @@ def prompt_logits(model: Decoder, kernels: Kernels, token_ids: Sequence[int]) ->
         num_blocks, layout.block_size, layout.num_kv_heads, layout.head_dim, layout.dtype
     )
     kv = kernels.allocate_kv(model.spec.num_layers, own)
-    positions_T = torch.arange(num_tokens, dtype=torch.int32)
-    batch = Batch(
-        token_ids_T=torch.tensor(token_ids, dtype=torch.int32),
+    num_prefilled = max(1, num_tokens - num_decoded)
+    steps = [(0, num_prefilled), *((i, i + 1) for i in range(num_prefilled, num_tokens))]
+    # a recorded or reused buffer may hold a step's logits only until the next one
+    logits = [
+        model(_batch(token_ids, step, num_blocks, kv.device), kv, kernels).float().clone()
+        for step in steps
+    ]
+    return torch.cat(logits)
+
+
+def _batch(
+    token_ids: Sequence[int], step: tuple[int, int], num_blocks: int, device: torch.device
+) -> Batch:
+    """The tokens from step[0] to step[1] of the only sequence, which has the first blocks."""
+    start, end = step
+
+    def ints(values: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+    positions_T = ints(range(start, end))
+    return Batch(
+        token_ids_T=ints(token_ids[start:end]),
         positions_T=positions_T,
-        slots_T=positions_T,
-        query_starts_S1=torch.tensor([0, num_tokens], dtype=torch.int32),
-        context_lens_S=torch.tensor([num_tokens], dtype=torch.int32),
-        block_tables_SB=torch.arange(num_blocks, dtype=torch.int32)[None],
-        logit_rows_R=positions_T,
+        slots_T=positions_T.clone(),
+        query_starts_S1=ints([0, end - start]),
+        context_lens_S=ints([end]),
+        block_tables_SB=ints(range(num_blocks))[None],
+        logit_rows_R=ints(range(end - start)),
     )
-    return model(batch, kv, kernels)

@@ -1,41 +1,147 @@
-"""An engine on one GPU: weights there, a KV pool of what they leave, tokens sampled there."""
+"""Engines on one GPU: weights there, a KV pool of what they leave, tokens sampled there."""
 
 import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
+from nimlite.build.engine_dir import EngineDirectory
+from nimlite.build.selftest import Logits
 from nimlite.engine.device_sampler import DeviceSampler
 from nimlite.engine.engine import Engine, kv_layout
+from nimlite.engine.evaluate import prompt_logits
+from nimlite.errors import SettingError
 from nimlite.kernels.base import Batch, KVLayout
+from nimlite.kernels.triton.kernel_cache import KernelCache
 from nimlite.kernels.triton.kernels import TritonKernels
 from nimlite.kernels.triton.tuning import choose
-from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, SCHEMES
+from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
 from nimlite.models.registry import weight_sources
 from nimlite.models.shapes import checkpoint_shape
 from nimlite.models.spec import ModelSpec
+from nimlite.observe.progress import SILENT, Progress
 from nimlite.profiles.manifest import Precision, Profile
+from nimlite.profiles.selection import gibibytes
 from nimlite.quant.base import PackedWeight, Scheme
 
-_MEMORY_SHARE = 0.92
-"""Of the device's memory, for everything; the rest is for graphs and the sampler."""
+_MEMORY_SHARE = 0.96
+"""Of the memory that is free at first, where nobody says how much to take."""
+_RESERVED_BYTES = 512 << 20
+"""Recorded graphs and the sampler's buffers."""
+_CONTEXT_BYTES = 768 << 20
+"""What CUDA itself takes: the context, and the code of the kernels."""
+_NUM_DECODED = 16
+"""Tokens of each of the self-test's texts that are computed one by one."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuBackend:
+    """A GPU. Plain data, so that it can be made in another process."""
+
+    profile: Profile
+    """As it runs. Its `kv_cache_bytes` None: as much as the largest step leaves."""
+    memory_bytes: int | None = None
+    """What the engine may take on the device, the KV pool included."""
+    index: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda", self.index)
+
+    def scheme(self, name: str, num_columns: int) -> Scheme:
+        return gpu_scheme(name, self.profile.precision)
+
+    def logits(
+        self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
+    ) -> Logits:
+        kernels = self._kernels(spec, directory, progress)
+        layout = kv_layout(spec, dataclasses.replace(self.profile, kv_cache_bytes=0))
+        model = Decoder.load(spec, weights, layout)
+
+        def compute(prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+            return (
+                prompt_logits(model, kernels, prompt, num_decoded=_NUM_DECODED)
+                for prompt in prompts
+            )
+
+        return compute
+
+    def open(
+        self, directory: EngineDirectory, progress: Progress, *, prefix_caching: bool = True
+    ) -> Engine:
+        """Raises ChecksumError for damaged weights, SettingError where the memory that they leave
+        does not hold one request of full length."""
+        config = directory.config
+        with progress.task("Create the GPU's context", None, ""):
+            torch.zeros(1, device=self.device)
+        with progress.task("Read the weights", None, ""):
+            weights = directory.weights_on(self.device)
+        return gpu_engine(
+            config.spec,
+            weights,
+            self.profile,
+            self.device,
+            progress,
+            kernels=self._kernels(config.spec, directory.path, progress),
+            memory_bytes=self.memory_bytes,
+            eos_token_ids=config.eos_token_ids,
+            tokenizer=Tokenizer.from_file(str(directory.path / "tokenizer.json")),
+            prefix_caching=prefix_caching,
+        )
+
+    def _kernels(self, spec: ModelSpec, directory: Path, progress: Progress) -> TritonKernels:
+        cache = KernelCache(directory / "kernels", self.device)
+        cache.activate()
+        dtype = activation_dtype(self.profile.precision)
+        with progress.task("Choose the kernels", None, ""):
+            choices = cache.choices(products(spec, self.profile.precision), dtype)
+        return TritonKernels(self.device, dtype, self.profile.max_batch_size, choices)
+
+
+def activation_dtype(precision: Precision) -> torch.dtype:
+    """What everything but fp8 products is computed in."""
+    return torch.float16 if precision is Precision.FP16 else torch.bfloat16
 
 
 def gpu_scheme(name: str, precision: Precision) -> Scheme:
     """How the engine tensor `name` is held: fp8 leaves the embedding and the head in bf16."""
+    if precision is Precision.FP16:
+        return FP16_ROWS
     in_fp8 = precision is Precision.FP8 and name not in ("embedding", "head")
     return FP8_ROWS if in_fp8 else BF16_ROWS
+
+
+def products(spec: ModelSpec, precision: Precision) -> list[tuple[Scheme, int, int]]:
+    """Scheme, N and C of every matrix that is multiplied with."""
+    return [
+        (gpu_scheme(name, precision), *shape)
+        for name, shape in engine_shapes(spec).items()
+        if len(shape) == 2 and (name != "embedding" or spec.tie_embeddings)
+    ]
+
+
+def engine_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The logical shape of every engine tensor."""
+    found = {}
+    for name, source in weight_sources(spec).items():
+        shapes = [checkpoint_shape(spec, part) for part in source.names]
+        found[name] = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    return found
 
 
 def random_weights(spec: ModelSpec, precision: Precision, device: torch.device) -> Weights:
     """Normally distributed weights in the shape of `spec`, made on the device."""
     generator = torch.Generator(device).manual_seed(0)
     weights: dict[str, PackedWeight | torch.Tensor] = {}
-    for name, source in weight_sources(spec).items():
-        shapes = [checkpoint_shape(spec, part) for part in source.names]
-        shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
-        if not source.quantize:
+    for name, shape in engine_shapes(spec).items():
+        if len(shape) == 1:
             weights[name] = torch.ones(shape, device=device)
             continue
         tensor_NC = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
@@ -48,33 +154,37 @@ def gpu_engine(
     weights: Weights,
     profile: Profile,
     device: torch.device,
+    progress: Progress = SILENT,
     *,
+    kernels: TritonKernels | None = None,
+    memory_bytes: int | None = None,
+    eos_token_ids: Sequence[int] = (),
+    tokenizer: Tokenizer | None = None,
     prefix_caching: bool = True,
 ) -> Engine:
-    """`profile.kv_cache_bytes` None: as much as the largest step leaves."""
-    choices = choose(_products(weights), device, torch.bfloat16)
-    kernels = TritonKernels(device, torch.bfloat16, profile.max_batch_size, choices)
-    if profile.kv_cache_bytes is None:
-        num_bytes = measure_kv_bytes(spec, weights, profile, kernels, device)
-        profile = dataclasses.replace(profile, kv_cache_bytes=num_bytes)
-    return Engine(
-        spec=spec,
-        weights=weights,
-        profile=profile,
-        kernels=kernels,
-        eos_token_ids=(),
-        prefix_caching=prefix_caching,
-        sampler=DeviceSampler(profile.max_batch_size, device),
-    )
+    """`kernels` None: chosen now, and not kept. `memory_bytes`: what the engine may take in all.
 
-
-def _products(weights: Weights) -> list[tuple[Scheme, int, int]]:
-    """The scheme and the shape of every matrix that is multiplied with."""
-    return [
-        (SCHEMES[weight.scheme], weight.num_rows, weight.num_columns)
-        for name, weight in weights.items()
-        if isinstance(weight, PackedWeight) and name != "embedding"
-    ]
+    Raises SettingError where the memory that is left does not hold one request of full length.
+    """
+    if kernels is None:
+        dtype = activation_dtype(profile.precision)
+        choices = choose(products(spec, profile.precision), device, dtype)
+        kernels = TritonKernels(device, dtype, profile.max_batch_size, choices)
+    with progress.task("Run the largest step", None, ""):
+        left = measure_kv_bytes(spec, weights, profile, kernels, device, memory_bytes)
+    num_bytes = min(left, profile.kv_cache_bytes or left)
+    _require_one_request(spec, profile, num_bytes)
+    with progress.task("Record the decode steps", None, ""):
+        return Engine(
+            spec=spec,
+            weights=weights,
+            profile=dataclasses.replace(profile, kv_cache_bytes=num_bytes),
+            kernels=kernels,
+            eos_token_ids=eos_token_ids,
+            tokenizer=tokenizer,
+            prefix_caching=prefix_caching,
+            sampler=DeviceSampler(profile.max_batch_size, device),
+        )
 
 
 @torch.inference_mode()
@@ -84,6 +194,7 @@ def measure_kv_bytes(
     profile: Profile,
     kernels: TritonKernels,
     device: torch.device,
+    memory_bytes: int | None = None,
 ) -> int:
     """What the largest step leaves for the pool: it is run once, over a pool of a few blocks."""
     small = dataclasses.replace(profile, kv_cache_bytes=0)
@@ -98,8 +209,31 @@ def measure_kv_bytes(
     step_bytes = torch.cuda.max_memory_allocated() - before
     del kv, batch
     torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info(device)
-    return free - step_bytes - round((1 - _MEMORY_SHARE) * total)
+    sampling_bytes = 2 * 4 * profile.max_batch_size * spec.vocab_size
+    beside = step_bytes + sampling_bytes + _RESERVED_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_reserved(device)
+    allowed = round(_MEMORY_SHARE * (free + held))
+    if memory_bytes is not None:
+        allowed = memory_bytes - _CONTEXT_BYTES
+    left = min(allowed - held, free) - beside
+    _log.info(
+        "Weights and workspaces take %s of the GPU, the largest step %s, sampling %s; %s are left"
+        " for the KV cache.",
+        *(gibibytes(size) for size in (held, step_bytes, sampling_bytes, left)),
+    )
+    return left
+
+
+def _require_one_request(spec: ModelSpec, profile: Profile, num_bytes: int) -> None:
+    layout = kv_layout(spec, dataclasses.replace(profile, kv_cache_bytes=max(num_bytes, 0)))
+    if layout.num_blocks * layout.block_size < profile.max_model_len:
+        raise SettingError(
+            f"The weights and the largest step leave {gibibytes(max(num_bytes, 0))} of the GPU for"
+            f" the KV cache: {layout.num_blocks * layout.block_size} tokens, and one request may"
+            f" have {profile.max_model_len}. Lower NIM_MAX_MODEL_LEN, NIM_MAX_NUM_TOKENS or"
+            " NIM_MAX_BATCH_SIZE, or raise NIM_KVCACHE_PERCENT."
+        )
 
 
 def largest_step(profile: Profile, layout: KVLayout, device: torch.device) -> Batch:

@@ -1,6 +1,6 @@
 """Progress of long work (download, convert, load): who reports it knows nothing of who shows it."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 
@@ -18,3 +18,17 @@ class Progress(Protocol):
         self, title: str, total: float | None, unit: str = "B"
     ) -> AbstractContextManager[Task]:
         """Start a task; leaving the context ends it. `total` None: unknown."""
+
+
+class _Silence:
+    def advance(self, amount: float) -> None:
+        pass
+
+    def task(
+        self, title: str, total: float | None, unit: str = "B"
+    ) -> AbstractContextManager[Task]:
+        return nullcontext(self)
+
+
+SILENT: Progress = _Silence()
+"""Progress that nobody reads."""

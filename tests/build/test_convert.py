@@ -78,7 +78,7 @@ def test_heads_are_not_cut() -> None:
 
 
 def test_two_ranks_get_a_file_each(llama: Llama, tmp_path: Path, progress: Progress) -> None:
-    convert(llama.checkpoint, llama.spec, Precision.FP32, 2, tmp_path, progress)
+    convert(llama.checkpoint, llama.spec, llama.target(), 2, tmp_path, progress)
     whole = llama.weights(Precision.FP32)["layers.0.down"]
     halves = [load_weights(tmp_path, rank)["layers.0.down"] for rank in range(2)]
     assert isinstance(whole, PackedWeight)
@@ -106,6 +106,6 @@ def test_another_models_weights(
     sentence: str,
 ) -> None:
     names_there = llama.checkpoint.names if names is None else names
-    checkpoint: Any = SimpleNamespace(names=names_there, tensor=tensor)
+    checkpoint: Any = SimpleNamespace(names=names_there, stored=tensor)
     with pytest.raises(ModelError, match=sentence):
-        convert(checkpoint, llama.spec, Precision.FP32, 1, tmp_path, progress)
+        convert(checkpoint, llama.spec, llama.target(), 1, tmp_path, progress)

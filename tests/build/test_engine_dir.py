@@ -67,7 +67,8 @@ def home(tmp_path: Path) -> Path:
 
 def test_what_was_sealed_is_opened(home: Path) -> None:
     sealed = seal(home, CONFIG)
-    assert sealed.files.keys() == {"rank0.safetensors", "tokenizer.json"}
+    assert sealed.files.keys() == {"tokenizer.json"}
+    assert sealed.weights.keys() == {"rank0.safetensors"}
     opened = open_engine(home)
     assert opened.config == sealed and opened.path == home
 
@@ -77,7 +78,7 @@ def test_what_was_sealed_is_opened(home: Path) -> None:
     ("damage", "reason"),
     [
         (lambda file: file.write_bytes(file.read_bytes()[:-1]), "instead of"),
-        (lambda file: file.write_bytes(b"x" + file.read_bytes()[1:]), "its sha256 is"),
+        (lambda file: file.write_bytes(b"x" + file.read_bytes()[1:]), r"sha256 .*is"),
         (Path.unlink, "it is missing"),
     ],
     ids=["truncated", "corrupt", "missing"],

@@ -9,17 +9,13 @@ from fakes.llama import Llama
 
 import nimlite
 from nimlite.build.builder import BuildJob, build_engine
-from nimlite.build.selftest import Logits
 from nimlite.build.tokenizer_files import byte_tokenizer
+from nimlite.engine.cpu import CpuBackend
 from nimlite.engine.engine import Engine
-from nimlite.engine.evaluate import prompt_logits
 from nimlite.engine.request import FinishReason, SamplingParams
 from nimlite.errors import ChecksumError, ContextLengthError, ModelError, RequestError
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 from nimlite.kernels.cpu.library import Library
-from nimlite.layers.decoder import Decoder
-from nimlite.layers.linear import Weights
-from nimlite.models.spec import ModelSpec
 from nimlite.observe.bars import LineProgress
 
 TEXT = b"We hold these truths to be self-evident, that all men are created equal."
@@ -93,14 +89,9 @@ def built(tiny: Llama, library: Library, tmp_path_factory: pytest.TempPathFactor
         served_name="tiny",
         source="test",
     )
-    kernels = CpuKernels(library, num_threads=1)
-
-    def execute(spec: ModelSpec, weights: Weights) -> Logits:
-        model = Decoder.load(spec, weights, tiny.decoder().layout)
-        return lambda prompts: (prompt_logits(model, kernels, prompt) for prompt in prompts)
-
+    target = CpuBackend(profile=tiny.profile(), kernels=CpuKernels(library, num_threads=1))
     home = tmp_path_factory.mktemp("engines") / "tiny"
-    return build_engine(job, home, LineProgress(lambda line: None), execute).path
+    return build_engine(job, home, LineProgress(lambda line: None), target).path
 
 
 @pytest.fixture

@@ -13,9 +13,11 @@ from nimlite.build.checkpoint import Checkpoint, open_checkpoint
 from nimlite.build.convert import convert
 from nimlite.build.tokenizer_files import SpecialTokens, byte_tokenizer, write_tokenizer
 from nimlite.build.weights_file import load_weights
+from nimlite.engine.cpu import CpuBackend
 from nimlite.engine.engine import Engine
 from nimlite.engine.sampler import Sampler
 from nimlite.kernels.base import Kernels, KVLayout
+from nimlite.kernels.torch_kernels import TorchKernels
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
 from nimlite.models.registry import read_spec
@@ -75,12 +77,16 @@ class Llama:
         self.checkpoint.save_tokenizer(directory)
         return directory
 
+    def target(self, precision: Precision = Precision.FP32) -> CpuBackend:
+        """To build for, in plain torch."""
+        return CpuBackend(profile=self.profile(precision), kernels=TorchKernels())
+
     @cache  # noqa: B019 - as long as the session
     def weights(self, precision: Precision) -> Weights:
         directory = self.directory / precision
         directory.mkdir(parents=True)
         progress = LineProgress(lambda line: None)
-        convert(self.checkpoint, self.spec, precision, 1, directory, progress)
+        convert(self.checkpoint, self.spec, self.target(precision), 1, directory, progress)
         weights = load_weights(directory)
         shutil.rmtree(directory)  # the mapped file stays readable
         return weights

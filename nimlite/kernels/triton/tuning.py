@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import logging
 import os
 import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +26,7 @@ from nimlite.kernels.triton.linear import (
 )
 from nimlite.quant.base import PackedWeight, Scheme
 
+_log = logging.getLogger(__name__)
 _ROTATED_BYTES = 256 << 20
 """Of weights that take turns, so that no cache holds the next one."""
 
@@ -70,13 +73,21 @@ def choose(
     disturbs the choice."""
     device, workspace = Device.of(where), LinearWorkspace.allocate(where)
     shapes, rows = list(dict.fromkeys(shapes)), list(rows)
+    started = time.monotonic()
     _compile(shapes, rows, workspace, device, where, dtype)
+    compiled = time.monotonic()
     choices = {}
     for scheme, num_rows, num_columns in shapes:
         weights = _weights(scheme, num_rows, num_columns, where)
         for m in rows:
             x = _rows(m, weights[0], where, dtype, device)
             choices[choice_key(weights[0], m)] = _fastest(x, weights, workspace, device, dtype)
+    _log.info(
+        "Kernels of %d products: compiled in %.1f s, compared in %.1f s.",
+        len(shapes),
+        compiled - started,
+        time.monotonic() - compiled,
+    )
     return choices
 
 

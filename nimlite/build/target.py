@@ -1,0 +1,30 @@
+"""What a build asks of the device that it builds for."""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from nimlite.build.selftest import Logits
+from nimlite.layers.linear import Weights
+from nimlite.models.spec import ModelSpec
+from nimlite.observe.progress import Progress
+from nimlite.quant.base import Scheme
+
+
+class BuildTarget(Protocol):
+    """How weights are held there, and how the engine will compute with them."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where weights are packed. On the CPU they go to the file one by one; elsewhere they stay
+        there, and are written from there."""
+
+    def scheme(self, name: str, num_columns: int) -> Scheme:
+        """The format of the engine tensor `name`."""
+
+    def logits(
+        self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
+    ) -> Logits:
+        """The engine's own arithmetic over `weights`. What it measures or compiles for this model
+        is kept in `directory`."""

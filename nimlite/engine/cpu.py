@@ -1,0 +1,62 @@
+"""Engines on the CPU."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nimlite.build.engine_dir import EngineDirectory
+from nimlite.build.selftest import Logits
+from nimlite.engine.engine import Engine, kv_layout
+from nimlite.engine.evaluate import prompt_logits
+from nimlite.kernels.base import Kernels
+from nimlite.layers.decoder import Decoder
+from nimlite.layers.linear import Weights
+from nimlite.models.spec import ModelSpec
+from nimlite.observe.progress import Progress
+from nimlite.profiles.manifest import Precision, Profile
+from nimlite.quant import scheme_for
+from nimlite.quant.base import Scheme
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuBackend:
+    """The CPU with its kernels."""
+
+    profile: Profile
+    """As it runs: its `kv_cache_bytes` decided."""
+    kernels: Kernels
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def scheme(self, name: str, num_columns: int) -> Scheme:
+        precision = self.profile.precision
+        # They decide between tokens directly: int4 costs 5 % of perplexity there.
+        is_vocabulary = name in ("embedding", "head")
+        if precision is Precision.INT4 and is_vocabulary:
+            precision = Precision.INT8
+        return scheme_for(precision, num_columns)
+
+    def logits(
+        self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
+    ) -> Logits:
+        model = Decoder.load(spec, weights, kv_layout(spec, self.profile))
+
+        def compute(prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+            return (prompt_logits(model, self.kernels, prompt) for prompt in prompts)
+
+        return compute
+
+    def open(
+        self, directory: EngineDirectory, progress: Progress, *, prefix_caching: bool = True
+    ) -> Engine:
+        with progress.task("Load the weights", None, ""):
+            return Engine.open(
+                directory,
+                kernels=self.kernels,
+                profile=self.profile,
+                prefix_caching=prefix_caching,
+            )
