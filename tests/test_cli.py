@@ -7,20 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes.command import nimlite
 from fakes.llama import random_llama
 
 from nimlite.probe import Machine
-
-
-def nimlite(*arguments: str, cache: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "nimlite", *arguments],
-        env={"NIM_CACHE_PATH": str(cache), "PATH": "/usr/bin:/bin", **environ},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
 
 
 def test_probe(tmp_path: Path) -> None:

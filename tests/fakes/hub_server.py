@@ -3,6 +3,7 @@
 import hashlib
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 COMMIT = "c" * 40
 FILES = {
@@ -14,10 +15,14 @@ FILES = {
 
 
 class Hub(BaseHTTPRequestHandler):
+    authorizations: ClassVar[list[str | None]] = []
+    """What each request was authorized by."""
+
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def do_GET(self) -> None:
+        self.authorizations.append(self.headers.get("Authorization"))
         path = self.path.partition("?")[0].strip("/")
         if path.startswith("api/models/org/tiny/revision/") or path == "api/models/org/tiny":
             siblings = [_sibling(name) for name in FILES]
