@@ -114,12 +114,14 @@ def _low_memory(candidate: Candidate, longest: int) -> Candidate:
 
 def _limited(profile: Profile, settings: Settings) -> Profile:
     """The profile with the user's limits. A share of the memory that the user names is for the KV
-    cache to fill, whatever the profile wanted."""
+    cache to fill, whatever the profile wanted; and of sequences and tokens of a step, what the user
+    says of one moves the profile's other: each sequence takes at least a token."""
+    sequences, tokens = profile.max_batch_size, profile.max_num_tokens
     return replace(
         profile,
         max_model_len=settings.max_model_len or profile.max_model_len,
-        max_batch_size=settings.max_batch_size or profile.max_batch_size,
-        max_num_tokens=settings.max_num_tokens or profile.max_num_tokens,
+        max_batch_size=settings.max_batch_size or min(sequences, settings.max_num_tokens or tokens),
+        max_num_tokens=settings.max_num_tokens or max(tokens, settings.max_batch_size or sequences),
         kv_cache_bytes=None if settings.kvcache_percent else profile.kv_cache_bytes,
     )
 

@@ -89,7 +89,7 @@ class Settings:
     """Make no network request: what is not in the cache is an error."""
     machine: Annotated[str | None, Group.GENERAL] = None
     """A recorded machine to decide for instead of this one. The name of one in profiles/machines,
-    or a file that `nimlite probe --json` printed. Nothing is run for it: add --dry-run."""
+    or a file that `nimlite probe --save` wrote. Nothing is run for it: add --dry-run."""
     config_file: Annotated[FilePath | None, Group.GENERAL] = None
     """A file of settings: .yaml, .json or .toml, with these names as keys."""
     log_level: Annotated[Level, Group.GENERAL] = LogLevel.DEFAULT
