@@ -95,22 +95,22 @@ def assemble(nvml: Answer, cuda: Answer | None, host: Host) -> Found:
     hidden += [
         _sliceless(card) for card in nvml["gpus"] if card["mig_enabled"] and not card["slices"]
     ]
+    notes = [f"GPU {lost['nvml_index']} is lost: {lost['problem']}." for lost in nvml["lost"]]
+    request = container_request(host.environ.get("NVIDIA_VISIBLE_DEVICES"), len(nvml["gpus"]))
     problem = None if shown else f"The driver shows GPUs, but none is left here. {hidden[0].reason}"
     return Found(
         gpus=tuple(shown),
         problem=problem,
         links=_links(nvml, shown),
         hidden=tuple(hidden),
-        notes=tuple(
-            f"GPU {lost['nvml_index']} is lost: {lost['problem']}." for lost in nvml["lost"]
-        ),
+        notes=(*notes, request) if request else tuple(notes),
         driver=nvml["driver"],
         cuda=nvml["cuda"],
     )
 
 
 def _explain(problem: str, host: Host) -> str:
-    request = container_request(host.environ.get("NVIDIA_VISIBLE_DEVICES"))
+    request = container_request(host.environ.get("NVIDIA_VISIBLE_DEVICES"), 0)
     if not host.container:
         return problem
     return f"{problem} {request or 'A container gets GPUs by `docker run --gpus all`.'}"

@@ -62,12 +62,21 @@ def _cut(value: str, entry: str, names: Sequence[Sequence[str]]) -> str:
     return f"CUDA_VISIBLE_DEVICES={value}: {wanted!r} {what}, and CUDA ends the list there."
 
 
-def container_request(value: str | None) -> str | None:
-    """What NVIDIA_VISIBLE_DEVICES says where there is no GPU, as a sentence; None: nothing.
+def container_request(value: str | None, count: int) -> str | None:
+    """What NVIDIA_VISIBLE_DEVICES says about the `count` GPUs that are here; None: nothing odd.
 
     The container runtime reads it, and CUDA does not: inside a container it explains, but hides
     nothing more. With CDI the runtime sets it to void although GPUs are there.
     """
-    if value is None or value.strip().lower() not in ("", "none", "void"):
+    wanted = (value or "").strip().lower()
+    if value is None or wanted == "all":
         return None
-    return f"NVIDIA_VISIBLE_DEVICES={value} asks the container runtime for none."
+    if wanted in ("", "none", "void"):
+        return None if count else f"NVIDIA_VISIBLE_DEVICES={value} asks for none."
+    named = len(wanted.split(","))
+    if not 0 < named < count:
+        return None
+    return (
+        f"NVIDIA_VISIBLE_DEVICES={value} names {named} of the {count} GPUs here, but only the "
+        "container runtime reads it, and it was passed over: CUDA_VISIBLE_DEVICES hides the others."
+    )

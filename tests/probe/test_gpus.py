@@ -201,6 +201,11 @@ def test_links_go_by_cudas_numbers() -> None:
     assert link.bandwidth == pytest.approx(63e9, rel=0.01)
 
 
+def test_a_container_that_sees_more_than_it_asked_for_is_told() -> None:
+    (note,) = find(H200, replace(H200, uuid="GPU-b"), on=host(NVIDIA_VISIBLE_DEVICES="1")).notes
+    assert note.startswith("NVIDIA_VISIBLE_DEVICES=1 names 1 of the 2 GPUs here")
+
+
 def test_a_lost_card_is_noted() -> None:
     assert find(H200, Card(lost="GPU is lost")).notes == ("GPU 1 is lost: GPU is lost.",)
 
@@ -240,7 +245,7 @@ def test_cuda_that_crashes_is_survived_and_noted(monkeypatch: pytest.MonkeyPatch
         ({}, " A container gets GPUs by `docker run --gpus all`."),
         (
             {"NVIDIA_VISIBLE_DEVICES": "void"},
-            " NVIDIA_VISIBLE_DEVICES=void asks the container runtime for none.",
+            " NVIDIA_VISIBLE_DEVICES=void asks for none.",
         ),
     ],
 )
