@@ -1,6 +1,7 @@
 """What is this machine? Reads, and changes nothing; no torch and no CUDA in this process.
 
-machine.py   Machine and its parts           gpus.py      the children's answers → GPUs, links
+machine.py   Machine and its parts           gpus.py      the GPUs in CUDA's order, and the hidden
+                                             answers.py   what the children say → Gpu, Link
 host.py      processor, memory, disk         visible.py   CUDA_VISIBLE_DEVICES
 cgroup.py    a container's limits            cards.py     the data sheets
 nvml.py      child: what the driver says     child.py     asks a child, survives it
@@ -13,8 +14,9 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
+from nimlite.probe.answers import Host
 from nimlite.probe.cgroup import read_limits
-from nimlite.probe.gpus import Host, find_gpus
+from nimlite.probe.gpus import find_gpus
 from nimlite.probe.host import (
     installed_version,
     physical_memory,

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nimlite.probe import gpus
-from nimlite.probe.gpus import Found, Host, assemble, find_gpus, needs_cuda
+from nimlite.probe.answers import Host
+from nimlite.probe.gpus import Found, assemble, find_gpus, needs_cuda
 from nimlite.probe.nvml import read_machine
 
 GIB = 1 << 30
@@ -132,7 +133,12 @@ def test_a_mig_slice_that_only_cuda_can_ask() -> None:
     (gpu,) = found.gpus
     assert (gpu.uuid, gpu.free_bytes) == ("MIG-2", 19 * GIB)
     assert gpu.mig is not None
-    assert gpu.mig.memory_share == 4 / 8
+    assert (gpu.mig.memory_share, gpu.mig.sm_share) == (4 / 8, 42 / 108)
+
+
+def test_a_slice_that_does_not_know_its_multiprocessors() -> None:
+    found = find(replace(A100, slices=[replace(SLICES[1], sms=None)]))
+    assert found.gpus[0].flops["bf16"] == 312e12 / 2
 
 
 def test_mig_mode_without_slices() -> None:
@@ -146,7 +152,7 @@ def test_cuda_hides_whole_cards_beside_slices() -> None:
     answer = {"devices": [cuda_device("1")]}
     hidden = find(A100, H200, cuda=answer).hidden
     assert [h.reason.partition(",")[0] for h in hidden] == [
-        "CUDA does not show it",
+        "CUDA does not show it to this process",
         "CUDA lets a process use one MIG slice",
     ]
 
