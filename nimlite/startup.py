@@ -69,7 +69,7 @@ def find_manifest(model: str | None, store: Store, progress: Progress) -> Manife
     if name in manifests:
         return manifests[name]
     path = Path(name).expanduser()
-    if "://" not in name and not path.exists():
+    if "://" not in name and not os.path.exists(path):
         nearest = difflib.get_close_matches(name, manifests, n=1)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise SettingError(

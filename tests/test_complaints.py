@@ -22,10 +22,11 @@ from fakes.hub_server import FILES, Hub, hub_server
 
 from nimlite.errors import ArtifactError
 from nimlite.observe.bars import LineProgress
+from nimlite.probe.host import read_disk
 from nimlite.profiles.load import load_manifest, profiles_directory
 from nimlite.profiles.manifest import Artifact
 from nimlite.server.config import ServerConfig
-from nimlite.settings import notices
+from nimlite.settings import default_cache_path, notices
 from nimlite.store.cache import Store
 from nimlite.store.model_store import create_model_store, read_model_store
 
@@ -162,6 +163,21 @@ def test_15_a_cache_that_can_only_be_read_serves_and_else_says_whose_it_is() -> 
             folder.chmod(0o755)
 
 
+def test_15_any_user_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        os.chmod(home, 0)
+        for value in (home, "/proc", "", "somewhere"):
+            monkeypatch.setenv("XDG_CACHE_HOME", value)
+            monkeypatch.setenv("HOME", "/proc")
+            with somebody_else():
+                assert default_cache_path().parent == Path(tempfile.gettempdir())
+                assert read_disk(Path(home) / "models").total_bytes > 0
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert default_cache_path() == Path(tempfile.gettempdir()) / "nimlite-54321"
+
+
 def test_19_a_variable_that_does_nothing_is_never_silent() -> None:
     sentences = notices(
         {
@@ -205,7 +221,8 @@ def test_23_a_wrong_profile_is_answered_by_all_right_ones(tmp_path: Path) -> Non
     offered = [line.strip() for line in wrong.stderr.splitlines()[1:]]
     assert wrong.returncode == 2
     assert len(offered) > 3
-    # As it is printed, with the name in brackets.
-    right = nimlite("serve", "--dry-run", "--json", "-p", offered[-1], cache=tmp_path)
-    choice = json.loads(right.stdout)["choice"]
-    assert f"{choice['id']} ({choice['name']})" == offered[-1]
+    # As it is printed, with the name in brackets, and as list-model-profiles prints it.
+    for pasted in (offered[-1], f"- {offered[-1]} [requires >=1.25 GiB of memory]"):
+        right = nimlite("serve", "--dry-run", "--json", cache=tmp_path, NIM_MODEL_PROFILE=pasted)
+        choice = json.loads(right.stdout)["choice"]
+        assert f"{choice['id']} ({choice['name']})" == offered[-1]

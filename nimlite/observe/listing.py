@@ -22,7 +22,7 @@ def listing(machine: Machine, ranking: Sequence[Candidate]) -> str:
 
 
 def _system(machine: Machine) -> list[str]:
-    free = [gpu for gpu in machine.gpus if gpu.free_bytes >= _FREE * gpu.total_bytes]
+    free = [gpu for gpu in machine.gpus if _is_free(gpu)]
     others = [gpu for gpu in machine.gpus if gpu not in free]
     cpu, memory = machine.cpu, machine.memory
     problem = [f"- No GPU: {machine.gpu_problem}"] if machine.gpu_problem else []
@@ -48,6 +48,11 @@ def _profiles(ranking: Sequence[Candidate]) -> list[str]:
 def _section(heading: str, items: "Sequence[str] | map[str]") -> list[str]:
     lines = [f"  - {item}" for item in items]
     return [f"- {heading}:", *lines] if lines else [f"- {heading}: <None>"]
+
+
+def _is_free(gpu: Gpu) -> bool:
+    """Where the GPU shares the host's memory, what is taken is not taken from it alone."""
+    return gpu.unified_memory or gpu.free_bytes >= _FREE * gpu.total_bytes
 
 
 def _gpu(gpu: Gpu) -> str:

@@ -77,7 +77,7 @@ def read_container(environ: Mapping[str, str], root: Path = Path("/")) -> str | 
 def read_disk(path: Path) -> Disk:
     """The file system that `path` is on, or will be on once it is made."""
     existing = path.absolute()
-    while not existing.exists():
+    while not os.path.exists(existing):  # a path's own raises where it may not look
         existing = existing.parent
     usage = shutil.disk_usage(existing)
     return Disk(path=str(path), total_bytes=usage.total, free_bytes=usage.free)

@@ -40,7 +40,7 @@ def asked(settings: Settings) -> str:
 
 def _pinned(manifest: Manifest, settings: Settings) -> Profile:
     """By id, unique beginning of the id, name, or "id (name)" as the listing prints it."""
-    key = (settings.model_profile or "").partition(" (")[0].strip()
+    key = (settings.model_profile or "").partition(" (")[0].strip(" -")
     found = [p for p in manifest.profiles if key in (p.id, p.name)]
     found = found or [p for p in manifest.profiles if key and p.id.startswith(key)]
     if len(found) == 1:

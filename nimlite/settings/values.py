@@ -34,14 +34,19 @@ class LogLevel(enum.StrEnum):
 
 
 def default_cache_path() -> Path:
-    """~/.cache/nimlite, or a temporary folder of this user's where HOME can't be written."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    existing = home
-    while not existing.exists():
-        existing = existing.parent
-    if existing.is_dir() and os.access(existing, os.W_OK):
-        return home / "nimlite"
+    """~/.cache/nimlite, or a temporary folder of this user's where there is no home that can be
+    written."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if os.path.isabs(home) and _can_be_made(home):
+        return Path(home) / "nimlite"
     return Path(tempfile.gettempdir()) / f"nimlite-{os.getuid()}"
+
+
+def _can_be_made(directory: str) -> bool:
+    existing = directory
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    return os.path.isdir(existing) and os.access(existing, os.W_OK, effective_ids=True)
 
 
 def _lower(value: object) -> object:
