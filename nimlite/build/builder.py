@@ -96,12 +96,12 @@ def _build(job: BuildJob, work: Path, progress: Progress, target: BuildTarget) -
     spec = read_spec(job.checkpoint.config)
     job.checkpoint.save_tokenizer(work)
     _write_notice(job, work)
-    if target.device.type == "cpu":
-        convert(job.checkpoint, spec, target, job.profile.tp, work, progress)
-        held = None
-        quality = _prove(job, spec, load_weights(work), work, progress, target)
-    else:
+    held = None
+    if target.keeps_weights:
         held, quality = _build_on_device(job, spec, work, progress, target)
+    else:
+        convert(job.checkpoint, spec, target, job.profile.tp, work, progress)
+        quality = _prove(job, spec, load_weights(work), work, progress, target)
     config = EngineConfig(
         key=job.key,
         model_name=job.model_name,
@@ -162,7 +162,7 @@ def _existing(job: BuildJob, home: Path, target: BuildTarget) -> EngineDirectory
             " directory, or empty this one."
         )
     try:
-        found = open_engine(home, verify_weights=target.device.type == "cpu")
+        found = open_engine(home, verify_weights=not target.keeps_weights)
     except (ChecksumError, ModelError) as error:
         log.warning("%s It is built again.", error)
         return None

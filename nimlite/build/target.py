@@ -17,8 +17,12 @@ class BuildTarget(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where weights are packed. On the CPU they go to the file one by one; elsewhere they stay
-        there, and are written from there."""
+        """Where weights are packed."""
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether they stay there and serve at once, and are written from there. Else they go to
+        the file one by one."""
 
     def scheme(self, name: str, num_columns: int) -> Scheme:
         """The format of the engine tensor `name`."""

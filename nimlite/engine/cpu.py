@@ -32,6 +32,10 @@ class CpuBackend:
     def device(self) -> torch.device:
         return torch.device("cpu")
 
+    @property
+    def keeps_weights(self) -> bool:
+        return False
+
     def scheme(self, name: str, num_columns: int) -> Scheme:
         precision = self.profile.precision
         # They decide between tokens directly: int4 costs 5 % of perplexity there.

@@ -55,6 +55,10 @@ class GpuBackend:
     def device(self) -> torch.device:
         return torch.device("cuda", self.index)
 
+    @property
+    def keeps_weights(self) -> bool:
+        return True
+
     def scheme(self, name: str, num_columns: int) -> Scheme:
         return gpu_scheme(name, self.profile.precision)
 

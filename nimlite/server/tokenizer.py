@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
+import tokenizers
 from jinja2 import TemplateError
 
 from nimlite.errors import ContextLengthError, ModelError, RequestError
+from nimlite.server.chat_template import ChatTemplate
 from nimlite.server.token_bytes import TokenBytes
 
 P = ParamSpec("P")
@@ -20,10 +22,9 @@ _INLINE_CHARS = 4096
 class Tokenizer:
     """A model's tokenizer and chat template. Thread-safe: the backend's state is never changed."""
 
-    def __init__(self, pretrained: Any) -> None:
-        """`pretrained` is a transformers tokenizer with a `tokenizers` backend."""
-        self._pretrained = pretrained
-        self._backend = pretrained.backend_tokenizer
+    def __init__(self, backend: tokenizers.Tokenizer, template: ChatTemplate | None) -> None:
+        self._template = template
+        self._backend = backend
         self._backend.no_truncation()
         self._backend.no_padding()
         self.token_bytes = TokenBytes(self._backend)
@@ -33,15 +34,14 @@ class Tokenizer:
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
         """From the files in an engine or checkpoint directory. Raises ModelError."""
-        from transformers import AutoTokenizer
-
-        try:
-            pretrained = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{directory} holds no tokenizer that can be read: {error}") from error
-        if not getattr(pretrained, "is_fast", False):
+        file = directory / "tokenizer.json"
+        if not file.is_file():
             raise ModelError(f"{directory} has no tokenizer.json, which this server needs.")
-        return cls(pretrained)
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:
+            raise ModelError(f"{directory} holds no tokenizer that can be read: {error}") from error
+        return cls(backend, ChatTemplate.load(directory))
 
     async def encode(self, texts: Sequence[str], *, max_tokens: int) -> list[tuple[int, ...]]:
         """Each text as token ids, with the special tokens that the model puts around a text.
@@ -79,19 +79,16 @@ class Tokenizer:
         return self._encode([text], add_special_tokens=False)[0]
 
     def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        if self._pretrained.chat_template is None:
+        if self._template is None:
             raise RequestError(
                 "This model has no chat template; use /v1/completions.", param="messages"
             )
         try:
-            rendered = self._pretrained.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-            )
+            return self._template.render(messages)
         except (TemplateError, TypeError) as error:
             raise RequestError(
                 f"The model's chat template refuses these messages: {error}", param="messages"
             ) from error
-        return str(rendered)
 
     def _check_length(self, text: str, max_tokens: int, *, param: str) -> None:
         least = len(text) // self._longest_token

@@ -1,0 +1,113 @@
+"""A model's chat template: Jinja, rendered as transformers' `apply_chat_template` does.
+
+Written here because importing transformers for it would take most of a start.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from nimlite.errors import ModelError
+
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
+
+
+class ChatTemplate:
+    """A template and the special tokens that it may name."""
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        """Raises ModelError for a template that is no Jinja."""
+        try:
+            self._template = _environment().from_string(source)
+        except TemplateSyntaxError as error:
+            raise ModelError(
+                f"The model's chat template can't be read: line {error.lineno}: {error.message}."
+            ) from error
+        self._special_tokens = dict(special_tokens)
+
+    @classmethod
+    def load(cls, directory: Path) -> "ChatTemplate | None":
+        """From a tokenizer's files; None where they hold none. Raises ModelError."""
+        config = _json(directory / "tokenizer_config.json")
+        source = _source(directory, config)
+        if source is None:
+            return None
+        named = {**_json(directory / "special_tokens_map.json"), **config}
+        texts = {name: _text(named[name]) for name in _SPECIAL if named.get(name)}
+        return cls(source, texts)
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The conversation, open for the assistant's turn. Raises TemplateError, TypeError and
+        whatever else the template does wrong with these messages."""
+        return self._template.render(
+            **self._special_tokens,
+            messages=[dict(message) for message in messages],
+            tools=None,
+            documents=None,
+            add_generation_prompt=True,
+        )
+
+
+def _source(directory: Path, config: Mapping[str, Any]) -> str | None:
+    """A file of its own before the configuration, as transformers looks; of several templates that
+    are named, the default."""
+    file = directory / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    found = _json(directory / "chat_template.json").get("chat_template")
+    found = found or config.get("chat_template")
+    if isinstance(found, list):
+        found = {entry["name"]: entry["template"] for entry in found}.get("default")
+    return found
+
+
+def _text(token: str | Mapping[str, Any]) -> str:
+    return token if isinstance(token, str) else str(token["content"])
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """Empty where there is no such file."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ModelError(f"{file} can't be read ({error}): copy it again.") from error
+    return content
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+def _to_json(value: object, ensure_ascii: bool = False, **options: Any) -> str:
+    """Jinja's own escapes what HTML would take for tags."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+class _Generation(Extension):
+    """{% generation %} … {% endgeneration %}: marks what an assistant wrote, for training. Here
+    its content is all that counts."""
+
+    tags = {"generation"}  # noqa: RUF012 - Jinja's own form
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
