@@ -203,7 +203,7 @@ def _checkpoint(plan: Plan, store: Store, progress: Progress) -> "Checkpoint":
 
     artifact = plan.selection.manifest.artifact
     if not plan.settings.random_weights:
-        return open_checkpoint(store.fetch(artifact, progress))
+        return open_checkpoint(store.fetch(artifact, progress), store.sha256)
     if artifact.uri.startswith("hf://") and "?" not in artifact.uri:
         config = store.fetch(Artifact(uri=f"{artifact.uri}?file=config.json"), progress)
         return RandomCheckpoint(json.loads(config.read_text()))

@@ -8,6 +8,7 @@ import torch
 
 from nimlite.build.staging import Staging
 from nimlite.errors import ModelError
+from nimlite.store.digest import Sha256, sha256_of
 
 
 class Checkpoint(Protocol):
@@ -45,8 +46,8 @@ class Checkpoint(Protocol):
         """Write the files that transformers' AutoTokenizer loads, and generation_config.json."""
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in a GGUF file or a Hugging Face directory.
+def open_checkpoint(path: Path, sha256: Sha256 = sha256_of) -> Checkpoint:
+    """The checkpoint in a GGUF file or a Hugging Face directory. `sha256` digests its files.
 
     Raises ModelError for anything else, saying what was found and what is supported.
     """
@@ -57,10 +58,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if path.is_file():
         with path.open("rb") as file:
             if file.read(4) == b"GGUF":
-                return GGUFCheckpoint(path)
+                return GGUFCheckpoint(path, sha256)
         raise ModelError(f"{path} is not a GGUF file (it does not start with GGUF). {supported}")
     if (path / "config.json").is_file():
-        return HuggingFaceCheckpoint(path)
+        return HuggingFaceCheckpoint(path, sha256)
     if not path.is_dir():
         raise ModelError(f"There is no file or directory {path}. {supported}")
     found = sorted(p.name for p in path.iterdir())

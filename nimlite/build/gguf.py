@@ -16,7 +16,7 @@ from nimlite.build.gguf_rope import rope_parameters
 from nimlite.build.gguf_tokenizer import save_gguf_tokenizer
 from nimlite.build.staging import Staging
 from nimlite.errors import ModelError
-from nimlite.store.digest import sha256_of
+from nimlite.store.digest import Sha256, sha256_of
 
 _ARCHITECTURES = {"llama": "LlamaForCausalLM"}
 
@@ -39,8 +39,9 @@ _MODULES = {
 class GGUFCheckpoint:
     """A GGUF file of a Llama. It is parsed (seconds) when something in it is first asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sha256: Sha256 = sha256_of) -> None:
         self._path = path
+        self._sha256 = sha256
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -85,7 +86,7 @@ class GGUFCheckpoint:
 
     @cached_property
     def digest(self) -> str:
-        return sha256_of(self._path)
+        return self._sha256(self._path)
 
     @property
     def provenance(self) -> str:

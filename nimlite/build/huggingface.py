@@ -17,7 +17,7 @@ from nimlite.build.checkpoint import license_files
 from nimlite.build.safetensors_layout import FileLayout
 from nimlite.build.staging import Staging
 from nimlite.errors import ModelError
-from nimlite.store.digest import digest_files
+from nimlite.store.digest import Sha256, digest_files, sha256_of
 
 _INDEX = "model.safetensors.index.json"
 
@@ -38,8 +38,9 @@ TOKENIZER_FILES = (
 class HuggingFaceCheckpoint:
     """A directory in Hugging Face's layout."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sha256: Sha256 = sha256_of) -> None:
         self._path = path
+        self._sha256 = sha256
         self._files: dict[str, _File] = {}
 
     @cached_property
@@ -61,7 +62,7 @@ class HuggingFaceCheckpoint:
     def digest(self) -> str:
         weights = set(self._file_of.values())
         others = [name for name in TOKENIZER_FILES if (self._path / name).is_file()]
-        digests = digest_files(self._path, weights.union(others, ["config.json"]))
+        digests = digest_files(self._path, weights.union(others, ["config.json"]), self._sha256)
         text = json.dumps({name: file.sha256 for name, file in digests.items()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -4,6 +4,7 @@ root/artifacts/<name>/      what was downloaded, with artifact.json
 root/artifacts/<name>.part/ a download under way or broken off; the next one goes on from it
 root/engines/<family>/<key>/    engine directories
 root/kernels/               compiled kernels
+root/digests/               what large files were found to hold
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from nimlite.errors import ChecksumError, DownloadError
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Artifact
 from nimlite.store.digest import FileDigest, damaged_files, digest_files
+from nimlite.store.digest_receipts import DigestReceipts
 from nimlite.store.disk import writing_to
 from nimlite.store.local import LocalSource
 from nimlite.store.lock import file_lock
@@ -34,10 +36,15 @@ class Store:
     def __init__(self, root: Path, *, offline: bool = False) -> None:
         self.root = root
         self._offline = offline
+        self._receipts = DigestReceipts(root / "digests")
 
     def engine_path(self, family: str, key: str) -> Path:
         """Where the engine directory with that key is, or will be."""
         return self.root / "engines" / re.sub(r"[^\w.-]+", "-", family) / key
+
+    def sha256(self, path: Path) -> str:
+        """Of a file anywhere; that of a large one is remembered until the file changes."""
+        return self._receipts.sha256(path)
 
     @property
     def kernels(self) -> Path:
@@ -55,7 +62,7 @@ class Store:
         if isinstance(source, LocalSource):
             return source.verified(artifact.sha256)
         home = self.root / "artifacts" / _directory_name(artifact.uri, source.title)
-        if _damage(home, source, artifact) != {}:
+        if self._damage(home, source, artifact) != {}:
             self._replace(home, source, artifact, progress)
         return home / source.file if source.file else home
 
@@ -70,21 +77,33 @@ class Store:
             home.parent.mkdir(parents=True, exist_ok=True)
             with file_lock(home.with_name(f"{home.name}.lock")):
                 # Another process may have fetched it while this one waited for the lock.
-                damage = _damage(home, source, artifact)
+                damage = self._damage(home, source, artifact)
                 if damage != {}:
                     stage = home.with_name(f"{home.name}.part")
                     _take_back(home, stage, damage)
                     self._download(stage, source, artifact, progress)
                     os.rename(stage, home)
 
-    @staticmethod
-    def _download(stage: Path, source: Source, artifact: Artifact, progress: Progress) -> None:
+    def _damage(self, home: Path, source: Source, artifact: Artifact) -> Mapping[str, str] | None:
+        """The damaged files of the artifact, each with what is wrong; None where it was never
+        fetched."""
+        receipt = Receipt.read(home)
+        if receipt is None:
+            return None
+        expected = dict(receipt.files)
+        if artifact.sha256 and source.file:
+            expected[source.file] = FileDigest(expected[source.file].size, artifact.sha256)
+        return damaged_files(home, expected, self.sha256)
+
+    def _download(
+        self, stage: Path, source: Source, artifact: Artifact, progress: Progress
+    ) -> None:
         """Fill and verify `stage`; a file with a wrong digest is removed from it."""
         stage.mkdir(exist_ok=True)
         stated = dict(source.download(stage, artifact.size, progress))
         if artifact.sha256 and source.file:
             stated[source.file] = artifact.sha256
-        files = digest_files(stage, (p.name for p in stage.iterdir() if p.is_file()))
+        files = digest_files(stage, (p.name for p in stage.iterdir() if p.is_file()), self.sha256)
         for name, sha256 in stated.items():
             if (found := files[name].sha256) != sha256:
                 (stage / name).unlink()
@@ -95,18 +114,6 @@ class Store:
                     " download from."
                 )
         Receipt(source.title, files).write(stage)
-
-
-def _damage(home: Path, source: Source, artifact: Artifact) -> Mapping[str, str] | None:
-    """The damaged files of the artifact, each with what is wrong; None where it was never
-    fetched."""
-    receipt = Receipt.read(home)
-    if receipt is None:
-        return None
-    expected = dict(receipt.files)
-    if artifact.sha256 and source.file:
-        expected[source.file] = FileDigest(expected[source.file].size, artifact.sha256)
-    return damaged_files(home, expected)
 
 
 def _take_back(home: Path, stage: Path, damage: Mapping[str, str] | None) -> None:

@@ -1,0 +1,51 @@
+"""sha256 of large files, remembered for as long as the files are not touched.
+
+A file is known by its device and inode; that its size or the time of its last change differs makes
+it another one. A bit that flips on the disk changes neither: reading everything, as
+`digest.sha256_of` does, finds that too.
+"""
+
+import contextlib
+import json
+import os
+import uuid
+from pathlib import Path
+
+from nimlite.store.digest import sha256_of
+
+_LARGE = 1 << 20
+"""Smaller files are read faster than they are looked up."""
+
+
+class DigestReceipts:
+    """A directory with a small file for each digest. Several processes may share it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def sha256(self, path: Path) -> str:
+        """sha256 of the file's bytes, lower-case hex. One that was just changed is read again."""
+        stat = path.stat()
+        if stat.st_size < _LARGE:
+            return sha256_of(path)
+        receipt = self._directory / f"{stat.st_dev:x}-{stat.st_ino:x}.json"
+        state = {
+            "size": stat.st_size,
+            "modified_ns": stat.st_mtime_ns,
+            "changed_ns": stat.st_ctime_ns,
+        }
+        with contextlib.suppress(OSError, ValueError):
+            known = json.loads(receipt.read_text())
+            if {name: known.get(name) for name in state} == state:
+                return str(known["sha256"])
+        digest = sha256_of(path)
+        self._write(receipt, {**state, "sha256": digest, "path": str(path)})
+        return digest
+
+    def _write(self, receipt: Path, content: dict[str, object]) -> None:
+        """In one step; a directory that can't be written remembers nothing."""
+        new = receipt.with_name(f"{receipt.name}.{uuid.uuid4().hex}")
+        with contextlib.suppress(OSError):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            new.write_text(json.dumps(content, indent=1))
+            os.replace(new, receipt)
