@@ -82,25 +82,63 @@ def offline(
     ] = None,
 ) -> None:
     """The engine alone on one GPU, with random weights and fixed lengths."""
-    from nimlite.bench.offline import CASES, OfflineResult, read_peer, run_offline
+    from nimlite.bench.offline import (
+        CASES,
+        Judged,
+        OfflineResult,
+        bound_tok_s,
+        read_peer,
+        read_shape,
+        run_offline,
+        table,
+    )
     from nimlite.profiles.manifest import Precision
 
-    peers = read_peer(peer) if peer else {}
-    lines: list[str] = []
+    chosen = Precision(precision)
+    peers = read_peer(peer, chosen) if peer else {}
+    spec = read_shape(config)
+    judged: list[Judged] = []
 
     def report(result: OfflineResult) -> None:
-        lines.append(result.json_line())
-        found = peers.get(result.case.name)
-        ratio = f"   {result.output_tok_s / found:.2f} x the peer" if found else ""
-        typer.echo(f"{lines[-1]}{ratio}")
+        bound = bound_tok_s(spec, result.case, chosen)
+        judged.append(Judged(result=result, bound=bound, peer=peers.get(result.case.name)))
+        typer.echo(judged[-1].json_line())
 
     run_offline(
-        config / "config.json" if config.is_dir() else config,
-        Precision(precision),
+        spec,
+        chosen,
         [CASES[name] for name in case or CASES],
         report,
         max_batch_size=max_batch_size,
         max_num_tokens=max_num_tokens,
     )
+    typer.echo(table(judged))
     if json:
-        json.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        json.write_text("".join(f"{one.json_line()}\n" for one in judged), encoding="utf-8")
+
+
+@app.command()
+def greedy(
+    model: Annotated[
+        str | None, typer.Argument(help="As for `serve`; its profile as NIM_* settings choose it.")
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write what this engine says: the reference for others.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with what another engine has written.")
+    ] = None,
+) -> None:
+    """Whether an engine goes on from eight texts as another one did, for 64 greedy tokens each."""
+    from nimlite import startup
+    from nimlite.bench.greedy import run_greedy
+    from nimlite.cli.session import open_session
+
+    session = open_session({"model_path": model})
+    plan = session.plan()
+    startup.limit_openmp(os.environ, plan.num_threads)
+    backend = startup.prepare_kernels(plan, session.store, session.progress)
+    directory = startup.prepare_engine(plan, session.store, backend, session.progress)
+    engine = startup.load_engine(plan, directory, backend, session.progress)
+    for line in run_greedy(engine, directory.path / "tokenizer.json", write, against):
+        typer.echo(line)

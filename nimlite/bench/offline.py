@@ -1,5 +1,10 @@
 """The engine alone on one GPU: fixed lengths, greedy, all requests at once, random weights.
 
+`bound_tok_s` is what a card that reads 4.5 TB/s and multiplies at 790 (bf16) or 1,250 (fp8)
+TFLOP/s, as measured on an H200, could give at most if products, reads of keys and values, and reads
+of weights came one after the other: attention's own arithmetic, and all that is small, are left
+out.
+
 The cases, and the form of the results, are those of the peers' scripts, so that a line of theirs
 and one of ours can be laid side by side.
 """
@@ -19,6 +24,7 @@ from nimlite.engine.engine import Engine
 from nimlite.engine.gpu import gpu_engine, random_weights
 from nimlite.engine.request import SamplingParams
 from nimlite.models.registry import read_spec
+from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Device, Precision, Profile
 
 _MAX_MODEL_LEN = 4096
@@ -32,6 +38,11 @@ class OfflineCase:
     num_requests: int
     num_prompt_tokens: int
     num_output_tokens: int
+
+    @property
+    def title(self) -> str:
+        """Such as 64 x 2048/128."""
+        return f"{self.num_requests:,} x {self.num_prompt_tokens}/{self.num_output_tokens}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +64,12 @@ class OfflineResult:
         num_tokens = case.num_prompt_tokens + case.num_output_tokens
         return case.num_requests * num_tokens / self.seconds
 
-    def json_line(self) -> str:
+    @property
+    def judged_tok_s(self) -> float:
+        """Output tokens a second; of a case that is all prompt, input tokens."""
+        return self.total_tok_s if self.case.num_output_tokens == 1 else self.output_tok_s
+
+    def json_line(self, **more: object) -> str:
         """As the peers' scripts print theirs."""
         case = self.case
         return json.dumps(
@@ -67,6 +83,7 @@ class OfflineResult:
                 "s": round(self.seconds, 3),
                 "out_tok_s": round(self.output_tok_s, 1),
                 "tot_tok_s": round(self.total_tok_s, 1),
+                **more,
             }
         )
 
@@ -94,8 +111,78 @@ CASES = {
 }
 
 
+_READ_BYTES_S = 4.5e12
+_FLOPS = {Precision.BF16: 790e12, Precision.FP8: 1250e12}
+_BYTES = {Precision.BF16: 2, Precision.FP8: 1}
+_KV_POOL_BYTES = 0.92 * 141e9
+"""With the weights: what decides how many sequences run at once."""
+
+
+def bound_tok_s(spec: ModelSpec, case: OfflineCase, precision: Precision) -> float:
+    """Output tokens a second (of a case that is all prompt, all tokens) that one H200 could give
+    at most."""
+    size = _BYTES[precision]
+    head = spec.vocab_size * spec.hidden_size
+    layers = spec.num_parameters - (1 if spec.tie_embeddings else 2) * head
+    weight_bytes = size * layers + 2 * head
+    num_tokens = case.num_prompt_tokens + case.num_output_tokens
+    if case.num_output_tokens == 1:
+        return _FLOPS[precision] / (2 * layers)
+    context = case.num_prompt_tokens + case.num_output_tokens / 2
+    kv_bytes = context * spec.kv_bytes_per_token(size)
+    batch = min(case.num_requests, 2048, (_KV_POOL_BYTES - weight_bytes) / kv_bytes)
+    flops = 2 * (layers * num_tokens / case.num_output_tokens + head)
+    reading = (kv_bytes + weight_bytes / batch) / _READ_BYTES_S
+    return 1 / (flops / _FLOPS[precision] + reading)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A result beside what it is measured by."""
+
+    result: OfflineResult
+    bound: float
+    peer: float | None
+    """The peer's tokens a second."""
+
+    @property
+    def share(self) -> float:
+        """Of the bound."""
+        return self.result.judged_tok_s / self.bound
+
+    @property
+    def ratio(self) -> float | None:
+        """To the peer."""
+        return self.result.judged_tok_s / self.peer if self.peer else None
+
+    def json_line(self) -> str:
+        """The result's, with these figures."""
+        more: dict[str, object] = {"bound": round(self.bound), "share": round(self.share, 3)}
+        if self.peer and self.ratio:
+            more |= {"peer_tok_s": self.peer, "ratio": round(self.ratio, 3)}
+        return self.result.json_line(**more)
+
+
+def table(judged: Iterable[Judged]) -> str:
+    """Markdown: a row a case."""
+    rows = [
+        f"| {one.result.case.title} | {one.result.judged_tok_s:,.0f} | {one.bound:,.0f} |"
+        f" {one.share:.0%} | {f'{one.peer:,.0f}' if one.peer else '-'} |"
+        f" {f'{one.ratio:.2f}' if one.ratio else '-'} |"
+        for one in judged
+    ]
+    heading = "| case (input/output tokens) | nimlite tok/s | bound | share | peer | ratio |"
+    return "\n".join([heading, "|---|---:|---:|---:|---:|---:|", *rows])
+
+
+def read_shape(config: Path) -> ModelSpec:
+    """Of a Hugging Face config.json, or of the directory that it lies in. Raises ModelError."""
+    file = config / "config.json" if config.is_dir() else config
+    return read_spec(json.loads(file.read_text(encoding="utf-8")))
+
+
 def run_offline(
-    config_file: Path,
+    spec: ModelSpec,
     precision: Precision,
     cases: Iterable[OfflineCase],
     report: Callable[[OfflineResult], None],
@@ -103,10 +190,9 @@ def run_offline(
     max_batch_size: int,
     max_num_tokens: int,
 ) -> None:
-    """Build an engine of random weights in the shape of a Hugging Face config.json, and run the
-    cases one after the other."""
+    """Build an engine of random weights in the shape of `spec`, and run the cases one after the
+    other."""
     device = torch.device("cuda")
-    spec = read_spec(json.loads(config_file.read_text(encoding="utf-8")))
     profile = Profile(
         id="offline",
         family="offline",
@@ -155,7 +241,14 @@ def run_case(engine: Engine, case: OfflineCase) -> float:
     return seconds
 
 
-def read_peer(file: Path) -> Mapping[str, float]:
-    """Output tokens a second by case, from a peer's JSON lines; other lines are passed over."""
-    lines = (line for line in file.read_text(encoding="utf-8").splitlines() if line[:1] == "{")
-    return {found["case"]: found["out_tok_s"] for found in map(json.loads, lines)}
+def read_peer(file: Path, precision: Precision) -> Mapping[str, float]:
+    """A peer's tokens a second by case (of all-prompt ones input and output together), from its
+    JSON lines: the best of several runs. Other lines and other precisions are passed over."""
+    names = (str(precision), *(("none",) if precision is Precision.BF16 else ()))
+    best: dict[str, float] = {}
+    for text in file.read_text(encoding="utf-8").splitlines():
+        line = json.loads(text) if text[:1] == "{" else {}
+        if "case" in line and line["q"] in names:
+            tok_s = line["tot_tok_s" if line["osl"] == 1 else "out_tok_s"]
+            best[line["case"]] = max(tok_s, best.get(line["case"], 0.0))
+    return best
