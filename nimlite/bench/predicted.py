@@ -21,11 +21,10 @@ import torch
 from nimlite.bench.offline import OfflineCase, run_case
 from nimlite.engine.device_sampler import DeviceSampler
 from nimlite.engine.engine import Engine
-from nimlite.engine.gpu import random_weights
+from nimlite.engine.gpu import products, random_weights
 from nimlite.engine.request import SamplingParams
 from nimlite.kernels.triton.kernels import TritonKernels
 from nimlite.kernels.triton.tuning import Choices, choose
-from nimlite.kernels.triton.weights import SCHEMES
 from nimlite.layers.linear import Weights
 from nimlite.models.registry import read_spec
 from nimlite.models.spec import ModelSpec
@@ -35,7 +34,6 @@ from nimlite.profiles.memory import kv_bytes, plan_memory
 from nimlite.profiles.rates import rates
 from nimlite.profiles.roofline import Load, predict
 from nimlite.profiles.shape import ModelShape
-from nimlite.quant.base import PackedWeight
 
 _CONTEXTS = (4096, 32768, 131072)
 _STREAMS = (1, 8, 64, 256)
@@ -57,12 +55,7 @@ class _Model:
     def make(cls, config: Path, precision: Precision, device: torch.device) -> "_Model":
         spec = read_spec(json.loads(config.read_text(encoding="utf-8")))
         weights = random_weights(spec, precision, device)
-        products = [
-            (SCHEMES[weight.scheme], weight.num_rows, weight.num_columns)
-            for name, weight in weights.items()
-            if isinstance(weight, PackedWeight) and name != "embedding"
-        ]
-        choices = choose(products, device, torch.bfloat16)
+        choices = choose(products(spec, precision), device, torch.bfloat16)
         return cls(spec, weights, precision, choices, device)
 
     @property

@@ -44,6 +44,8 @@ class Candidate:
     """What the goal makes of the prediction; higher is better, and only within one ranking."""
     replicas: int = 0
     """How many more of it the other GPUs could hold."""
+    tuned: float = 0.0
+    """How far its card is from the one that its limits are tuned for: between equals the nearer."""
     others_bytes: int = 0
     """What other processes hold of the memory of the GPU that has least."""
     place: str = ""

@@ -1,10 +1,9 @@
 """What keeps a profile off the GPUs of a machine, whatever their memory."""
 
 from nimlite.probe.machine import Gpu, Machine
-from nimlite.profiles.manifest import Manifest, Precision, Profile
-from nimlite.profiles.nearest import capability_of, nearest_card, tuned_card
+from nimlite.profiles.manifest import Precision, Profile
+from nimlite.profiles.nearest import capability_of
 from nimlite.profiles.placement import placements
-from nimlite.settings import Settings
 
 CAPABILITY = {
     Precision.BF16: (8, 0),
@@ -25,7 +24,7 @@ def places(profile: Profile, machine: Machine) -> list[tuple[Gpu, ...]]:
     return [gpus for gpus in found if capability_of(gpus[0].compute_capability) >= least]
 
 
-def unfit(manifest: Manifest, profile: Profile, machine: Machine, settings: Settings) -> str | None:
+def unfit(profile: Profile, machine: Machine) -> str | None:
     """Why no GPU here can run the profile however much memory it has; None: one can."""
     if profile.num_gpus > len(machine.gpus):
         seen = machine.gpu_problem or f"The machine has {len(machine.gpus)}."
@@ -39,14 +38,11 @@ def unfit(manifest: Manifest, profile: Profile, machine: Machine, settings: Sett
             f"{profile.precision} needs compute capability {least[0]}.{least[1]}; "
             f"this machine has {found}."
         )
-    where = places(profile, machine)
-    if not where:
+    if not places(profile, machine):
         return (
             f"It needs {profile.num_gpus} whole GPUs of one kind, of compute capability {least[0]}."
             f"{least[1]} or more, and with NVLink between all of them where the machine has it."
         )
-    if profile.gpu and not settings.model_profile:
-        return _tuned_for_another(manifest, profile, where)
     return None
 
 
@@ -64,24 +60,3 @@ def _torch_problem(machine: Machine) -> str | None:
             f"({machine.software.driver}) serves CUDA {cuda}."
         )
     return None
-
-
-def _tuned_for_another(
-    manifest: Manifest, profile: Profile, where: list[tuple[Gpu, ...]]
-) -> str | None:
-    """Why its tuned limits are not for any of these cards: another card of the manifest, or no
-    tuning at all, is nearer."""
-    tuned = {
-        p.gpu: card
-        for p in manifest.profiles
-        if p.gpu and (card := tuned_card(p.gpu, p.tags.get("gpu_device")))
-    }
-    ours = tuned.get(profile.gpu or "")
-    if ours is None:
-        return f"Its limits are tuned for {profile.gpu}, which is not known."
-    for gpus in where:
-        same = capability_of(gpus[0].compute_capability)[0] == capability_of(ours.capability)[0]
-        if same and nearest_card(gpus[0], tuned.values()) is ours:
-            return None
-    names = ", ".join(sorted({gpus[0].name for gpus in where}))
-    return f"Its limits are tuned for {ours.name}, which is not the nearest to {names}."

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nimlite.profiles.candidate import Candidate, Fit, gibibytes
-from nimlite.profiles.goal import Aim, worth
+from nimlite.profiles.goal import WORTH, Aim, needed_for, worth
 from nimlite.profiles.manifest import Device, Manifest
 from nimlite.settings import Goal
 
 
 def explain(
-    manifest: Manifest, ranked: Sequence[Candidate], aim: Aim, asked: str
+    manifest: Manifest, ranked: Sequence[Candidate], aim: Aim, asked: str, has_gpus: bool
 ) -> tuple[Candidate, ...]:
-    """Complete the reasons of what runs by what stands after it."""
+    """Complete the reasons of what runs by what stands after it; `asked`: what the user's settings
+    say about the choice, if anything."""
     running = [candidate for candidate in ranked if candidate.fit is Fit.RUNNABLE]
     explained = []
     for index, candidate in enumerate(running):
@@ -23,6 +24,10 @@ def explain(
         parts += [_next(manifest, candidate, after, aim), _levels(candidate, aim)]
         if index == 0:
             parts.append(_other_precision(manifest, candidate, after, aim))
+            if candidate.profile.gpu and candidate.profile.gpu not in candidate.place:
+                parts.append(f"Its limits were tuned for {candidate.profile.gpu}, and suit it too.")
+            if has_gpus:
+                parts.append(_no_gpu(candidate, ranked))
         parts.append(_memory(candidate))
         if index == 0 and candidate.replicas:
             parts.append(f"The other GPUs could hold {candidate.replicas} more of it.")
@@ -52,10 +57,10 @@ def _next(manifest: Manifest, candidate: Candidate, after: list[Candidate], aim:
         return f"A GPU comes before the CPU, where {name} is next."
     if _misses(candidate, aim) != _misses(other, aim):
         return f"{name} does not keep the service levels."
-    gain = _figure(candidate, aim) / _figure(other, aim)
+    gain = _figure(manifest, candidate, aim) / _figure(manifest, other, aim)
     gpus, theirs = candidate.profile.num_gpus, other.profile.num_gpus
     if gpus != theirs:
-        return f"It takes {gpus} GPU(s); {name} would take {theirs} for {1 / gain:.2f}x of it."
+        return f"It takes {gpus} GPU(s); {name} takes {theirs} for {1 / gain:.2f}x of it."
     if gain > 1.005:
         return f"That is {gain:.2f}x as good as {name}."
     if gain >= 0.995:
@@ -65,11 +70,13 @@ def _next(manifest: Manifest, candidate: Candidate, after: list[Candidate], aim:
 
 def _tie(candidate: Candidate, other: Candidate, aim: Aim) -> str:
     """What decides between equals."""
-    if candidate.profile.precision is not other.profile.precision:
+    if WORTH[candidate.profile.precision] < WORTH[other.profile.precision]:
         return f"and {candidate.profile.precision} rounds less"
     if candidate.profile.goal is not other.profile.goal:
         return f"and made for {other.profile.goal}"
-    return "and less special" if candidate.profile.gpu else "and listed after it"
+    if candidate.tuned != other.tuned:
+        return f"and tuned for {other.profile.gpu or 'no card'}"
+    return "and listed after it"
 
 
 def _other_precision(
@@ -85,7 +92,7 @@ def _other_precision(
     ]
     if not finer or aim.goal is Goal.MEMORY:
         return ""
-    gain = _figure(candidate, aim) / _figure(finer[0], aim)
+    gain = _figure(manifest, candidate, aim) / _figure(manifest, finer[0], aim)
     precision = candidate.profile.precision
     must = worth(manifest, precision) / worth(manifest, finer[0].profile.precision)
     return (
@@ -94,19 +101,32 @@ def _other_precision(
     )
 
 
+def _no_gpu(chosen: Candidate, ranked: Sequence[Candidate]) -> str:
+    """Why it is the CPU: what keeps the likeliest GPU profile off."""
+    if chosen.profile.device is Device.GPU:
+        return ""
+    order = (Fit.LOW_MEMORY, Fit.INCOMPATIBLE)
+    kept_off = [c for c in ranked if c.profile.device is Device.GPU and c.fit in order]
+    if not kept_off:
+        return ""
+    first = min(kept_off, key=lambda c: (order.index(c.fit), c.memory.needed))
+    return f"No GPU: {first.profile.name} would be it, but: {first.reason}"
+
+
 def _rounding(manifest: Manifest, other: Candidate, candidate: Candidate, aim: Aim) -> str:
     theirs = worth(manifest, other.profile.precision)
     must = theirs / worth(manifest, candidate.profile.precision)
     return f", but its rounding must bring {must:.2f}x" if must > 1 else ""
 
 
-def _figure(candidate: Candidate, aim: Aim) -> float:
+def _figure(manifest: Manifest, candidate: Candidate, aim: Aim) -> float:
     """What the goal compares, higher is better."""
     assert candidate.prediction is not None
     if aim.goal is Goal.MEMORY:
-        return 1e9 / candidate.memory.needed
+        load = candidate.prediction.load
+        return 1e9 / needed_for(manifest.shape, candidate.profile, candidate.memory, load)
     if aim.goal is Goal.LATENCY:
-        return 1 / candidate.prediction.request_seconds
+        return candidate.prediction.load.concurrency / candidate.prediction.request_seconds
     return candidate.prediction.total_tok_s
 
 

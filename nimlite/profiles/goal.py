@@ -1,5 +1,6 @@
 """What the user wants, as a load and a score."""
 
+import math
 from dataclasses import dataclass
 
 from nimlite.profiles.manifest import Manifest, Precision, Profile
@@ -10,10 +11,9 @@ from nimlite.settings import Goal, Settings
 
 _INPUT_LENGTH = 1024
 _OUTPUT_LENGTH = 256
-_GAIN_OF_TWICE_THE_GPUS = 1.3
-"""How much faster a request must become before another doubling of its GPUs is worth it."""
-_LATENCY_EXPONENT = 0.3785
-"""log2 of it."""
+_TWICE_THE_GPUS = {Goal.LATENCY: 1.3, Goal.THROUGHPUT: 2.2}
+"""How many times as fast a request, or all of them together, must become before another doubling of
+the GPUs is worth it: two replicas give twice the throughput without."""
 
 WORTH = {
     Precision.FP32: 1.0,
@@ -23,7 +23,7 @@ WORTH = {
     Precision.INT8: 1.15,
     Precision.INT8_SQ: 1.25,
     Precision.INT4_AWQ: 1.6,
-    Precision.INT4_GPTQ: 1.6,
+    Precision.INT4_GPTQ: 1.65,
     Precision.INT4: 2.0,
 }
 """How many times as good as bf16 a precision must be before what it rounds away is worth it."""
@@ -81,16 +81,19 @@ class Aim:
     def score(
         self, manifest: Manifest, profile: Profile, memory: MemoryPlan, prediction: Prediction
     ) -> float:
-        """Higher is better: speed a GPU, or a request's speed with a price on further GPUs, or the
-        inverse of the memory; what a precision rounds away counts against it."""
+        """Higher is better: the speed of all requests or of one, with a price on further GPUs and
+        on what the precision rounds away; or the inverse of the memory."""
         gpus = profile.num_gpus or 1
         if self.goal is Goal.MEMORY:
-            return 1e9 / (memory.needed * gpus)
+            return 1e9 / (needed_for(manifest.shape, profile, memory, prediction.load) * gpus)
+        price = math.pow(gpus, math.log2(_TWICE_THE_GPUS[self.goal]))
         if self.goal is Goal.THROUGHPUT:
-            speed = prediction.total_tok_s / gpus
+            speed = prediction.total_tok_s
         else:
-            speed = 1 / prediction.request_seconds / gpus**_LATENCY_EXPONENT
-        return speed / worth(manifest, profile.precision)
+            running = prediction.load.concurrency
+            # the others wait: Little's law
+            speed = running / (self.concurrency or running) / prediction.request_seconds
+        return speed / price / worth(manifest, profile.precision)
 
     def meets(self, prediction: Prediction) -> bool:
         """Whether the service levels are kept, for as many streams as were asked for."""
@@ -99,6 +102,11 @@ class Aim:
             and (self.itl is None or prediction.itl <= self.itl)
             and (self.concurrency is None or prediction.load.concurrency >= self.concurrency)
         )
+
+
+def needed_for(shape: ModelShape, profile: Profile, memory: MemoryPlan, load: Load) -> int:
+    """Bytes a device with one request of the load: the same however much there is."""
+    return memory.fixed + kv_bytes(shape, profile, load.input_length + load.output_length)
 
 
 def worth(manifest: Manifest, precision: Precision) -> float:

@@ -8,6 +8,7 @@ from nimlite.profiles.compatibility import places, unfit
 from nimlite.profiles.goal import Aim
 from nimlite.profiles.manifest import Device, Manifest, Profile
 from nimlite.profiles.memory import longest_context, plan_memory
+from nimlite.profiles.nearest import tuned_distance
 from nimlite.profiles.placement import rest
 from nimlite.profiles.rates import rates
 from nimlite.profiles.roofline import predict
@@ -16,8 +17,8 @@ from nimlite.settings import Settings
 
 SHARE = 0.9
 """Of the free memory, unless NIM_KVCACHE_PERCENT says otherwise."""
-_IDLE = 0.02
-"""Of a card's memory that the driver keeps where nobody uses it."""
+_DRIVER_BYTES = 768 << 20
+"""What the driver keeps of a card's memory at most where nobody uses it."""
 
 
 def judge(
@@ -31,7 +32,7 @@ def judge(
     """The profile in its best place on the machine."""
     reason = support.reason(manifest, profile)
     if profile.device is Device.GPU:
-        reason = reason or unfit(manifest, profile, machine, settings)
+        reason = reason or unfit(profile, machine)
     if reason:
         candidate = plan(manifest, profile, machine, settings, ())
         return replace(candidate, fit=Fit.INCOMPATIBLE, reason=reason)
@@ -91,6 +92,7 @@ def _place(
         fit=Fit.RUNNABLE,
         prediction=prediction,
         score=aim.score(manifest, profile, candidate.memory, prediction),
+        tuned=tuned_distance(profile, gpus[0]) if gpus else 0.0,
         replicas=rest(machine, gpus) if gpus else 0,
     )
 
@@ -137,11 +139,12 @@ def _free_bytes(profile: Profile, machine: Machine, gpus: tuple[Gpu, ...]) -> in
 
 def _held_by_others(gpu: Gpu) -> int:
     held = gpu.total_bytes - gpu.free_bytes
-    return 0 if gpu.unified_memory or held <= _IDLE * gpu.total_bytes else held
+    return 0 if gpu.unified_memory or held <= _DRIVER_BYTES else held
 
 
 def _place_name(gpus: tuple[Gpu, ...]) -> str:
     if not gpus:
         return "the CPU"
     kind = "GPU" if len(gpus) == 1 else "GPUs"
-    return f"{gpus[0].name} ({kind} {', '.join(str(gpu.index) for gpu in gpus)})"
+    part = f" {gpus[0].mig.profile}" if gpus[0].mig else ""
+    return f"{gpus[0].name}{part} ({kind} {', '.join(str(gpu.index) for gpu in gpus)})"

@@ -5,10 +5,16 @@ from collections.abc import Collection
 
 from nimlite.probe.cards import CARDS, Card
 from nimlite.probe.machine import Gpu
+from nimlite.profiles.manifest import Profile
 
 _GENERATION, _STEP = 4.0, 1.0
 """What another major, or another minor, compute capability weighs beside a factor of e in memory or
 bandwidth."""
+
+
+_GENERIC = 1.5
+"""The distance of limits that are not tuned: between those for a near card and those for a far one.
+"""
 
 
 def nearest_card(gpu: Gpu, among: Collection[Card] = CARDS) -> Card:
@@ -16,11 +22,15 @@ def nearest_card(gpu: Gpu, among: Collection[Card] = CARDS) -> Card:
     return min(among, key=lambda card: _distance(gpu, card))
 
 
-def tuned_card(tag: str, device: str | None) -> Card | None:
-    """The card that a manifest's `gpu` and `gpu_device` tags mean; None: it is not known."""
-    pci = (device or "").partition(":")[0]
-    names = (card for card in CARDS if card.name.removeprefix("NVIDIA ") == tag)
-    return next((card for card in CARDS if card.pci == pci), next(names, None))
+def tuned_distance(profile: Profile, gpu: Gpu) -> float:
+    """How far the GPU is from the card that the profile's limits are tuned for."""
+    if profile.gpu is None:
+        return _GENERIC
+    pci = profile.tags.get("gpu_device", "").partition(":")[0]
+    for card in CARDS:
+        if card.pci == pci or card.name.removeprefix("NVIDIA ") == profile.gpu:
+            return _distance(gpu, card)
+    return math.inf
 
 
 def capability_of(text: str) -> tuple[int, int]:
@@ -31,9 +41,10 @@ def capability_of(text: str) -> tuple[int, int]:
 
 
 def _distance(gpu: Gpu, card: Card) -> float:
+    """0 for the card itself."""
     ours, theirs = capability_of(gpu.compute_capability), capability_of(card.capability)
-    distance = _GENERATION * abs(ours[0] - theirs[0]) + _STEP * (ours != theirs)
-    distance += abs(math.log(max(1, gpu.total_bytes) / (card.mib << 20)))
+    apart = _GENERATION * abs(ours[0] - theirs[0]) + _STEP * (ours != theirs)
+    apart += abs(math.log(max(1, gpu.total_bytes) / (card.mib << 20)))
     if gpu.memory_bandwidth:
-        distance += abs(math.log(gpu.memory_bandwidth / (card.gb_s * 1e9)))
-    return distance
+        apart += abs(math.log(gpu.memory_bandwidth / (card.gb_s * 1e9)))
+    return apart

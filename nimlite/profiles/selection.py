@@ -58,11 +58,11 @@ def rank(
     Raises SettingError for a pin or a selector that no profile answers to, and for a context
     longer than the model's.
     """
-    wanted = wanted_profiles(manifest, settings)
+    wanted = {profile.id for profile in wanted_profiles(manifest, settings)}
     aim = Aim.of(settings)
     judged = [
         judge(manifest, profile, machine, settings, aim, support)
-        if profile in wanted
+        if profile.id in wanted
         else replace(
             plan(manifest, profile, machine, settings, ()),
             reason=f"{asked(settings)} leaves it out.",
@@ -70,7 +70,7 @@ def rank(
         for profile in manifest.profiles
     ]
     ranked = sorted(judged, key=lambda candidate: _rank_key(candidate, aim))
-    return explain(manifest, ranked, aim, asked(settings))
+    return explain(manifest, ranked, aim, asked(settings), bool(machine.gpus))
 
 
 def _rank_key(candidate: Candidate, aim: Aim) -> tuple[object, ...]:
@@ -89,6 +89,6 @@ def _rank_key(candidate: Candidate, aim: Aim) -> tuple[object, ...]:
         -candidate.score,
         -candidate.longest_context,
         other_goal,
-        profile.gpu is None,
+        candidate.tuned,
         profile.id,
     )
