@@ -28,16 +28,17 @@ _VOCABULARY = {Precision.FP32: Precision.FP32, Precision.INT8: Precision.INT8}
 _VOCABULARY |= {Precision.INT4: Precision.INT8}
 """How the embedding and the head are held; else in 16 bits."""
 _KV_BYTES = {Precision.FP32: 4.0, Precision.BF16: 2.0, Precision.FP16: 2.0, Precision.FP8: 1.0}
-_RUNTIME_BYTES = {Device.CPU: 384 * _MIB, Device.GPU: 640 * _MIB}
+_RUNTIME_BYTES = {Device.CPU: 384 * _MIB, Device.GPU: 768 * _MIB}
 """Python and torch with their libraries; on a GPU the CUDA context and the kernels' code."""
 _WORKSPACE_BYTES = 96 * _MIB
 """cuBLAS, the products' partial sums, decode attention's partial sums."""
 _GRAPH_BYTES = 2 * _MIB
 """What a recorded graph takes beside its memory."""
-_SEEN_BYTES = 3
-"""Of a logit, kept: which tokens a sequence with penalties has seen, and the table it grew from."""
-_SAMPLING_BYTES = 16
-"""Of a logit while a token is chosen: a copy with penalties, and log-probabilities."""
+_LEAST_GRAPHS = 512 * _MIB
+"""What the engine keeps for graphs and the sampler, however few there are (engine/gpu.py)."""
+_SAMPLING_BYTES = 11
+"""Of a logit: which tokens a sequence with penalties has seen, a copy with the penalties, and
+log-probabilities."""
 _COMMUNICATION_BYTES = 256 * _MIB
 """NCCL's channels and the peers' buffers of a rank."""
 _SLACK = 0.08
@@ -127,12 +128,12 @@ def weight_bytes(shape: ModelShape, profile: Profile) -> int:
     return math.ceil(layers + tables + 4 * (shape.vector_parameters + rotation))
 
 
-def read_bytes(shape: ModelShape, profile: Profile, num_tokens: int) -> float:
+def read_bytes(shape: ModelShape, profile: Profile, num_tokens: float) -> float:
     """Weights that a step of `num_tokens` reads on one rank: every layer's, the head's, and of
     experts those that some token chose, if each chooses alike."""
     size = profile.tp * profile.pp
     vocabulary = _WEIGHT_BYTES[_VOCABULARY.get(profile.precision, Precision.BF16)]
-    idle_share = (1 - shape.experts_per_token / shape.num_experts) ** num_tokens
+    idle_share = math.pow(1 - shape.experts_per_token / shape.num_experts, num_tokens)
     idle = idle_share * shape.num_layers * shape.num_experts * shape.mlp_parameters
     layers = (shape.layer_parameters - idle) * _WEIGHT_BYTES[profile.precision]
     return (layers + shape.head_parameters * vocabulary) / size
@@ -165,9 +166,8 @@ def activation_bytes(shape: ModelShape, profile: Profile) -> int:
         per_token = 4 * shape.hidden_size + attention + 3 * shape.intermediate_size
         return 4 * (num_tokens * per_token + 2 * num_sequences * shape.vocab_size)
     step = 2 * num_tokens * _width(shape, profile.tp)
-    logits = num_sequences * shape.vocab_size
-    largest = max(step, _SAMPLING_BYTES * logits)
-    return math.ceil((1 + _SLACK) * largest) + _SEEN_BYTES * logits + _WORKSPACE_BYTES
+    sampling = _SAMPLING_BYTES * num_sequences * shape.vocab_size
+    return math.ceil((1 + _SLACK) * step) + sampling + _WORKSPACE_BYTES
 
 
 def graph_bytes(shape: ModelShape, profile: Profile) -> int:
@@ -177,7 +177,7 @@ def graph_bytes(shape: ModelShape, profile: Profile) -> int:
         return 0
     width = _width(shape, profile.tp) + 2 * shape.vocab_size
     graphs = 2 * profile.max_batch_size * width + _num_graphs(profile) * _GRAPH_BYTES
-    return math.ceil((1 + _SLACK) * graphs)
+    return max(_LEAST_GRAPHS, math.ceil((1 + _SLACK) * graphs))
 
 
 def _width(shape: ModelShape, tp: int) -> int:

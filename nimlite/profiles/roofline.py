@@ -62,10 +62,10 @@ def predict(shape: ModelShape, profile: Profile, rates: Rates, load: Load) -> Pr
     efficiency = EFFICIENCY[profile.device, profile.precision]
     step = _Step(shape, profile, rates, efficiency)
     prompt = step.prompt_seconds(load.input_length)
+    # Prompts of the other streams that fall to one step, computed along with everybody's tokens.
+    others = (load.concurrency - 1) / load.output_length
     middle = load.input_length + load.output_length // 2
-    decode = step.decode_seconds(load.concurrency, middle)
-    # The prompts of the others that start while one stream answers.
-    itl = decode + (load.concurrency - 1) / load.output_length * prompt
+    itl = step.decode_seconds(load.concurrency, middle, others, load.input_length)
     return Prediction(
         load=load,
         ttft=prompt + (itl if load.concurrency > 1 else 0.0),
@@ -83,13 +83,17 @@ class _Step:
     rates: Rates
     efficiency: Efficiency
 
-    def decode_seconds(self, num_sequences: int, context: int) -> float:
-        """One token for each sequence."""
+    def decode_seconds(
+        self, num_sequences: int, context: int, num_prompts: float, prompt_length: int
+    ) -> float:
+        """One token for each sequence, and the tokens of some prompts."""
         a_rank = num_sequences * kv_bytes(self.shape, self.profile, context)
         reading = a_rank * self.profile.pp / (self.rates.bandwidth * self.efficiency.kv)
-        products = self._products(num_sequences, num_sequences)
+        num_tokens = num_sequences + num_prompts * prompt_length
+        products = self._products(num_tokens, num_sequences + num_prompts)
+        prompts = num_prompts * self._attention(prompt_length)
         host = num_sequences * self.efficiency.sequence_seconds
-        return products + reading + host + self._overhead(num_sequences)
+        return products + reading + prompts + host + self._overhead(num_tokens)
 
     def prompt_seconds(self, num_tokens: int) -> float:
         """A prompt in steps of the profile's token budget."""
@@ -99,7 +103,7 @@ class _Step:
             num_tokens
         )
 
-    def _products(self, num_tokens: int, num_logit_rows: int) -> float:
+    def _products(self, num_tokens: float, num_logit_rows: float) -> float:
         """Reading the weights that are touched, and multiplying with them."""
         size = self.profile.num_gpus or 1
         reading = read_bytes(self.shape, self.profile, num_tokens) / (
@@ -121,7 +125,7 @@ class _Step:
         flops = 4 * pairs * shape.num_heads * shape.head_dim / (self.profile.num_gpus or 1)
         return flops / (self.rates.flops * self.efficiency.compute) * self.profile.pp
 
-    def _overhead(self, num_tokens: int) -> float:
+    def _overhead(self, num_tokens: float) -> float:
         """Launches, norms and tails of every layer, and its two exchanges between the ranks."""
         layers = self.shape.num_layers * self.efficiency.layer_seconds
         if self.profile.device is Device.CPU or self.profile.num_gpus == 1:
