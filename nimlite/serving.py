@@ -75,7 +75,7 @@ class _Service:
             max_model_len=chosen.serving.max_model_len,
             vocab_size=engine.spec.vocab_size,
             max_num_seqs=chosen.serving.max_batch_size,
-            source=manifest.artifact.uri,
+            source=manifest.artifact.shown,
             profile=chosen.profile.id,
             license=manifest.license,
         )

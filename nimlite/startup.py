@@ -24,6 +24,7 @@ from nimlite.profiles.load import load_manifests, profiles_directory
 from nimlite.profiles.manifest import Artifact, Device, Manifest
 from nimlite.profiles.selection import Selection, select
 from nimlite.profiles.shape import ModelShape
+from nimlite.redaction import public
 from nimlite.settings import Settings
 from nimlite.store.cache import Store
 from nimlite.store.model_store import read_model_store
@@ -111,9 +112,9 @@ def _manifest_of_uri(uri: str, store: Store, progress: Progress) -> Manifest:
     from nimlite.build.checkpoint import open_checkpoint
     from nimlite.models.registry import read_spec
 
-    address, _, query = uri.partition("?")
+    address = public(uri).partition("?")[0]
     name = address.partition("://")[2].partition("@")[0].removesuffix(".gguf")
-    if address.startswith("hf://") and not query:
+    if uri.startswith("hf://") and "?" not in uri:
         config = store.fetch(Artifact(uri=f"{uri}?file=config.json"), progress)
         spec = read_spec(json.loads(config.read_text()))
     else:
@@ -189,7 +190,7 @@ def prepare_engine(
         device=_device_name(plan),
         model_name=manifest.display_name,
         served_name=manifest.served_name,
-        source=manifest.artifact.uri,
+        source=manifest.artifact.shown,
     )
     home = home or store.engine_path(manifest.family, job.key)
     return build_engine(job, home, progress, backend)

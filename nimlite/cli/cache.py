@@ -49,7 +49,7 @@ def download_to_cache(
     for profile in profiles or ():
         wanted_profiles(manifest, replace(session.settings, model_profile=profile))
     path = session.store.fetch(manifest.artifact, session.progress)
-    data = {"uri": manifest.artifact.uri, "path": str(path)}
+    data = {"uri": manifest.artifact.shown, "path": str(path)}
     session.write(data, str(path), as_json=as_json)
 
 

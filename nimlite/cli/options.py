@@ -21,6 +21,7 @@ from nimlite.cli.session import open_session
 from nimlite.errors import SettingError
 from nimlite.settings.fields import Group, members
 from nimlite.settings.flags import is_switch, spellings
+from nimlite.settings.given import shown
 from nimlite.settings.manual import manual
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -86,7 +87,8 @@ def with_settings(*groups: Group) -> Callable[[Command], Command]:
 def _one_model(argument: str | None, option: str) -> str:
     if argument not in (None, option):
         raise SettingError(
-            f"MODEL={argument} and --model={option} contradict each other: give only one of them."
+            f"MODEL={shown(argument)} and --model={shown(option)} contradict each other: give only "
+            "one of them."
         )
     return option
 

@@ -24,7 +24,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "machine": json.loads(plan.machine.to_json()),
         "model": {
             "family": manifest.family,
-            "uri": manifest.artifact.uri,
+            "uri": manifest.artifact.shown,
             "parameters": manifest.num_parameters,
         },
         "ranking": [candidate_json(candidate) for candidate in selection.candidates],

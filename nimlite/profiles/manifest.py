@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ConfigDict, PositiveInt, with_config
 
 from nimlite.profiles.shape import ModelShape
+from nimlite.redaction import public
 from nimlite.settings import Goal
 
 
@@ -51,6 +52,11 @@ class Artifact:
     """Digest of the file after extraction, pinned in the manifest."""
     size: int | None = None
     """Bytes, for the progress bar."""
+
+    @property
+    def shown(self) -> str:
+        """The URI as anybody may read it."""
+        return public(self.uri)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

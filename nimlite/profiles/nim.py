@@ -10,7 +10,7 @@ _SCHEMA_VERSION = "2.0"
 def nim_manifest(manifest: Manifest) -> dict[str, Any]:
     """`{schema_version, profile_selection_criteria, profiles: [{id, tags, workspace}]}`, with every
     tag a string and every file by its URI."""
-    workspace = {"files": {_destination(manifest): {"uri": manifest.artifact.uri}}}
+    workspace = {"files": {_destination(manifest): {"uri": manifest.artifact.shown}}}
     return {
         "schema_version": _SCHEMA_VERSION,
         "profile_selection_criteria": "default",

@@ -3,6 +3,8 @@
 import enum
 from dataclasses import dataclass
 
+from nimlite.redaction import public
+
 
 class Origin(enum.StrEnum):
     """The layers, lowest first."""
@@ -28,6 +30,6 @@ class Given:
 
 
 def shown(value: object) -> str:
-    """As it can stand in a sentence on any terminal."""
-    text = value if isinstance(value, str) else repr(value)
+    """As it can stand in a sentence, on any terminal, for anybody to read."""
+    text = public(value if isinstance(value, str) else repr(value))
     return text if text.isprintable() else ascii(text)

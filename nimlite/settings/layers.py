@@ -4,9 +4,10 @@ profile and the defaults."""
 from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
-from pydantic import SecretStr, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from nimlite.errors import SettingError
+from nimlite.redaction import public
 from nimlite.settings.fields import FIELDS, Settings
 from nimlite.settings.file import read_file
 from nimlite.settings.flags import PASSTHROUGH, flag, read_passthrough
@@ -37,15 +38,16 @@ def read_settings(
     if file := given.get("config_file"):
         given = read_file(_read("config_file", file), str(file)) | given
     values = {name: _read(name, value) for name, value in given.items()}
-    hidden = {name: _hidden(value, values[name]) for name, value in given.items()}
-    settings = Settings(**values, given=hidden)
+    settings = Settings(**values, given=given)
     _check_agreement(settings)
     return settings
 
 
 def plain(settings: Settings, name: str) -> Any:
-    """The value of a field as JSON has it, which a config file reads back; no secret."""
-    return _ADAPTERS[name].dump_python(getattr(settings, name), mode="json")
+    """The value of a field as JSON has it, which a config file reads back; no secret of an
+    address."""
+    value = _ADAPTERS[name].dump_python(getattr(settings, name), mode="json")
+    return public(value) if isinstance(value, str) else value
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
@@ -85,11 +87,7 @@ def _read(name: str, given: Given) -> Any:
     try:
         return _ADAPTERS[name].validate_python(given.value)
     except ValidationError as error:
-        raise _explain(error.errors(include_url=False)[0], name, given) from None
-
-
-def _hidden(given: Given, value: object) -> Given:
-    return Given(given.origin, given.place, "…") if isinstance(value, SecretStr) else given
+        raise _explain(error.errors(include_url=False)[0], given) from None
 
 
 def _check_same(given: list[Given], values: list[Any]) -> None:
@@ -141,12 +139,7 @@ _EXPECTED = {
 """By pydantic's error type; what the type knows is in its context."""
 
 
-def _explain(error: Mapping[str, Any], name: str, given: Given) -> SettingError:
+def _explain(error: Mapping[str, Any], given: Given) -> SettingError:
     template = _EXPECTED.get(error["type"])
     expected = template.format(**error.get("ctx", {})) if template else shown(error["msg"])
-    value = Given(given.origin, given.place, "…") if _is_secret(name) else given
-    return SettingError(f"{value} can't be used. Allowed: {expected}.")
-
-
-def _is_secret(name: str) -> bool:
-    return "SecretStr" in str(_TYPES[name])
+    return SettingError(f"{given} can't be used. Allowed: {expected}.")

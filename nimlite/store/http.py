@@ -11,6 +11,7 @@ import requests
 
 from nimlite.errors import DownloadError
 from nimlite.observe.progress import Progress
+from nimlite.redaction import public
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,7 @@ class HTTPSource:
 
     @property
     def title(self) -> str:
-        """Without user, password and query, which may hold a token."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return public(self.url)
 
     @property
     def file(self) -> str:

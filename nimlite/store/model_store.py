@@ -45,6 +45,7 @@ def create_model_store(manifest: Manifest, source: Path, home: Path, progress: P
     The same store that is there already is left alone. Raises UserError for a `home` with something
     else in it, and ArtifactError for a disk that refuses.
     """
+    manifest = replace(manifest, artifact=replace(manifest.artifact, uri=manifest.artifact.shown))
     if home.exists() and (not home.is_dir() or any(home.iterdir())):
         _require_same(manifest, home)
         return home

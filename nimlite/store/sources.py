@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from nimlite.errors import ManifestError
 from nimlite.observe.progress import Progress
+from nimlite.redaction import public
 from nimlite.store.http import HTTPSource
 from nimlite.store.hub import HubSource
 from nimlite.store.local import LocalSource
@@ -52,6 +53,6 @@ def source_of(uri: str) -> Source | LocalSource:
         case "":
             return LocalSource(path=Path(uri).expanduser())
     raise ManifestError(
-        f"The artifact {uri!r} has the unknown source {parts.scheme}://. Known are pypi://, hf://, "
-        "https://, http://, file:// and plain paths."
+        f"The artifact {public(uri)!r} has the unknown source {parts.scheme}://. Known are "
+        "pypi://, hf://, https://, http://, file:// and plain paths."
     )
