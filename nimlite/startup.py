@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from nimlite.errors import SettingError
 from nimlite.observe.progress import Progress
 from nimlite.probe import Machine
+from nimlite.profiles.checkpoint_size import count_parameters
 from nimlite.profiles.generate import generate_manifest
 from nimlite.profiles.load import load_manifests, profiles_directory
 from nimlite.profiles.manifest import Artifact, Device, Manifest
@@ -101,6 +102,7 @@ def _manifest_of_path(path: Path) -> Manifest:
             profiles=(built.profile,),
         )
     shape = ModelShape.of(read_spec(open_checkpoint(path).config))
+    shape = replace(shape, checkpoint_parameters=count_parameters(path))
     return generate_manifest(
         path.stem if path.is_file() else path.name, shape, Artifact(uri=str(path))
     )

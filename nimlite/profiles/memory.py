@@ -118,7 +118,8 @@ def longest_context(shape: ModelShape, profile: Profile, plan: MemoryPlan) -> in
 def weight_bytes(shape: ModelShape, profile: Profile) -> int:
     """Weights of the rank that has most. Norms and biases are in fp32, and so is the rotation."""
     vocabulary = _WEIGHT_BYTES[_VOCABULARY.get(profile.precision, Precision.BF16)]
-    layers = shape.layer_parameters * _WEIGHT_BYTES[profile.precision] / profile.tp
+    parameters = shape.layer_parameters + shape.unknown_parameters
+    layers = parameters * _WEIGHT_BYTES[profile.precision] / profile.tp
     tables = (shape.head_parameters + shape.embedding_parameters) * vocabulary / profile.tp
     if profile.pp > 1:
         # the first stage has the embedding, the last one the head

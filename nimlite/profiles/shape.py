@@ -36,6 +36,8 @@ class ModelShape:
     num_windowed_layers: NonNegativeInt = 0
     learned_positions: bool = False
     """A vector for each position, instead of a rotation."""
+    checkpoint_parameters: PositiveInt | None = None
+    """As the checkpoint's own tensors add up; None: it is not at hand."""
 
     @classmethod
     def of(cls, spec: ModelSpec) -> "ModelShape":
@@ -96,6 +98,12 @@ class ModelShape:
     def num_parameters(self) -> int:
         """All of them, norms and biases left out."""
         return self.layer_parameters + self.head_parameters + self.embedding_parameters
+
+    @property
+    def unknown_parameters(self) -> int:
+        """What the checkpoint has beyond the sizes above."""
+        known = self.num_parameters + self.vector_parameters
+        return max(0, (self.checkpoint_parameters or 0) - known)
 
     @property
     def num_active_parameters(self) -> int:
