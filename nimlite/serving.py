@@ -17,6 +17,7 @@ from nimlite.observe.bars import TeeProgress
 from nimlite.observe.panel import ready_panel
 from nimlite.observe.phases import PhaseLog
 from nimlite.observe.progress import Progress
+from nimlite.profiles.nim import nim_manifest
 from nimlite.server.config import ServerConfig
 from nimlite.server.serve import serve
 from nimlite.server.state import ServedModel, ServerState
@@ -78,6 +79,7 @@ class _Service:
             source=manifest.artifact.shown,
             profile=chosen.profile.id,
             license=manifest.license,
+            manifest=nim_manifest(manifest),
         )
 
     def _prepare(self) -> tuple[Engine, Tokenizer]:

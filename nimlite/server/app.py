@@ -84,6 +84,10 @@ def _add_metadata(app: FastAPI, state: ServerState) -> None:
     async def show_metadata() -> dict[str, Any]:
         return metadata.metadata(state)
 
+    @app.get("/v1/manifest")
+    async def show_manifest() -> dict[str, Any]:
+        return metadata.manifest(state)
+
     @app.get("/v1/version")
     async def version() -> dict[str, str]:
         return metadata.version()

@@ -1,4 +1,4 @@
-"""GET /v1/metadata, /v1/version and /v1/license."""
+"""GET /v1/metadata, /v1/manifest, /v1/version and /v1/license."""
 
 from typing import Any
 
@@ -21,6 +21,11 @@ def metadata(state: ServerState) -> dict[str, Any]:
         ],
         "profile": model.profile,
     }
+
+
+def manifest(state: ServerState) -> dict[str, Any]:
+    """Raises NotReadyError while there is no model."""
+    return dict(state.model.manifest)
 
 
 def version() -> dict[str, str]:

@@ -1,9 +1,9 @@
 """What the endpoints share: configuration, the model once it is there, answers under way."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from nimlite.engine.request import Delta, EngineStats, Request
 from nimlite.errors import EngineDeadError, ModelNotFoundError, NotReadyError, OverloadedError
@@ -49,6 +49,8 @@ class ServedModel:
     """Id of the profile that is running."""
     license: str = ""
     """SPDX id of the model's licence."""
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    """The model's profiles in NIM's shape."""
     loaded_at: int = field(default_factory=lambda: int(time.time()))
     """Seconds since 1970."""
 

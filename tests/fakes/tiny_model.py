@@ -27,6 +27,7 @@ def make_model(engine: ScriptedEngine, tokenizer: Tokenizer) -> ServedModel:
         source="hf://org/tiny",
         profile="cpu-fp32",
         license="Apache-2.0",
+        manifest={"schema_version": "2.0", "profiles": []},
     )
 
 

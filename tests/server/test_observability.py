@@ -28,7 +28,12 @@ def test_models(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize(
     ("path", "key"),
-    [("/v1/metadata", "modelInfo"), ("/v1/version", "release"), ("/v1/license", "server")],
+    [
+        ("/v1/metadata", "modelInfo"),
+        ("/v1/manifest", "schema_version"),
+        ("/v1/version", "release"),
+        ("/v1/license", "server"),
+    ],
 )
 def test_metadata(http: httpx.Client, path: str, key: str) -> None:
     assert http.get(path).json()[key]
