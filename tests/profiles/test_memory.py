@@ -6,7 +6,7 @@ import pytest
 
 from nimlite.profiles.load import load_manifest, profiles_directory
 from nimlite.profiles.manifest import Device, Precision
-from nimlite.profiles.memory import kv_block_bytes, kv_bytes, weight_bytes
+from nimlite.profiles.memory import kv_block_bytes, kv_bytes, plan_memory, weight_bytes
 
 SMOLLM = load_manifest(profiles_directory() / "smollm2-135m.yaml")
 LLAMA = load_manifest(profiles_directory() / "llama3-8b.yaml")
@@ -45,3 +45,17 @@ def test_a_window_bounds_the_cache() -> None:
     full = kv_bytes(LLAMA.shape, profile, 131072)
     assert kv_bytes(windowed, profile, 131072) == full // 2 + full // 2 // 32
     assert kv_bytes(windowed, profile, 4096) == kv_bytes(LLAMA.shape, profile, 4096)
+
+
+@pytest.mark.parametrize(
+    ("precision", "measured"), [("int4", 0.97), ("int8", 1.01), ("bf16", 1.13), ("fp32", 1.38)]
+)
+def test_a_servers_peak_on_the_cpu_is_never_above_and_at_most_a_tenth_below(
+    precision: str, measured: float
+) -> None:
+    """docs/performance.md, "On a CPU": GiB at most, with 32 requests at once."""
+    profile = next(
+        p for p in SMOLLM.profiles if p.device is Device.CPU and p.precision == precision
+    )
+    predicted = plan_memory(SMOLLM.shape, profile, 1 << 40).total / (1 << 30)
+    assert measured <= predicted <= 1.1 * measured
