@@ -1,22 +1,29 @@
 """The way from a plan to a serving process: the port first, then the model, then the panel."""
 
 import asyncio
+import functools
 import logging
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
+import uvicorn
 from rich.console import Console
 
 from nimlite import startup
-from nimlite.engine.client import EngineClient
-from nimlite.engine.engine import Engine
+from nimlite.engine.client import EngineClient, EngineHost
+from nimlite.engine.loop import EngineLoop
+from nimlite.engine.process import EngineProcess
+from nimlite.engine.wire import Prepared
 from nimlite.observe.bars import TeeProgress
 from nimlite.observe.panel import ready_panel
 from nimlite.observe.phases import PhaseLog
 from nimlite.observe.progress import Progress
+from nimlite.profiles.manifest import Device, Profile
 from nimlite.profiles.nim import nim_manifest
 from nimlite.server.config import ServerConfig
 from nimlite.server.serve import serve
@@ -36,7 +43,48 @@ def serve_plan(
 
     `started`: when the command began, on the monotonic clock.
     """
-    asyncio.run(_Service(plan, store, progress, console, started).run())
+    service = _Service(plan, store, progress, console, started)
+    loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(service.run())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """What the HTTP side wants to know of an engine that may be in another process."""
+
+    directory: Path
+    profile: Profile
+    """As it runs."""
+    vocab_size: int
+
+
+def prepare(plan: Plan, store: Store, progress: Progress) -> Prepared:
+    """The plan's engine, ready to be asked, and its `EngineFacts`."""
+    kernels = startup.prepare_kernels(plan, store, progress)
+    directory = startup.prepare_engine(plan, store, kernels, progress)
+    engine = startup.load_engine(plan, directory, kernels, progress)
+    facts = EngineFacts(
+        directory=directory.path, profile=engine.profile, vocab_size=engine.spec.vocab_size
+    )
+    return Prepared(engine, facts)
+
+
+def host_engine(
+    plan: Plan, store: Store, progress: Progress, *, in_process: bool
+) -> tuple[EngineHost, EngineFacts]:
+    """The plan's engine in a thread to be, or `in_process`: in a process of its own.
+
+    A step on the CPU leaves the interpreter to others while it computes, and a process more would
+    cost memory; a step on a GPU is so short that every moment without the interpreter shows.
+    """
+    recipe = functools.partial(prepare, plan, store)
+    if in_process:
+        process = EngineProcess.launch(recipe, progress)
+        return process, process.facts
+    prepared = recipe(progress)
+    assert isinstance(prepared.facts, EngineFacts)
+    return EngineLoop(prepared.engine), prepared.facts
 
 
 class _Service:
@@ -66,29 +114,27 @@ class _Service:
                 self._client.close()
 
     async def _load(self) -> ServedModel:
-        engine, tokenizer = await _in_daemon(self._prepare)
-        self._client = EngineClient(engine)
+        host, facts, tokenizer = await _in_daemon(self._prepare)
+        self._client = EngineClient(host)
         self._announce()
         manifest, chosen = self._plan.selection.manifest, self._plan.selection.chosen
         return ServedModel(
             engine=self._client,
             tokenizer=tokenizer,
-            max_model_len=chosen.serving.max_model_len,
-            vocab_size=engine.spec.vocab_size,
-            max_num_seqs=chosen.serving.max_batch_size,
+            max_model_len=facts.profile.max_model_len,
+            vocab_size=facts.vocab_size,
+            max_num_seqs=facts.profile.max_batch_size,
             source=manifest.artifact.shown,
             profile=chosen.profile.id,
             license=manifest.license,
             manifest=nim_manifest(manifest),
         )
 
-    def _prepare(self) -> tuple[Engine, Tokenizer]:
-        plan, store, progress = self._plan, self._store, self._progress
-        kernels = startup.prepare_kernels(plan, store, progress)
-        directory = startup.prepare_engine(plan, store, kernels, progress)
-        engine = startup.load_engine(plan, directory, kernels, progress)
-        with progress.task("Load the tokenizer", None, ""):
-            return engine, Tokenizer.load(directory.path)
+    def _prepare(self) -> tuple[EngineHost, EngineFacts, Tokenizer]:
+        on_gpu = self._plan.selection.chosen.profile.device is Device.GPU
+        host, facts = host_engine(self._plan, self._store, self._progress, in_process=on_gpu)
+        with self._progress.task("Load the tokenizer", None, ""):
+            return host, facts, Tokenizer.load(facts.directory)
 
     def _announce(self) -> None:
         settings = self._plan.settings

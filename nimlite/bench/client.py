@@ -16,6 +16,9 @@ from nimlite.bench.timing import RequestTiming
 from nimlite.bench.workload import Workload
 from nimlite.errors import BenchmarkError
 
+Prompt = str | list[int]
+"""A text, or token ids."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -34,7 +37,7 @@ class LoadRun:
     client_cpu_s: float
 
 
-def run_load(target: Target, workload: Workload, prompts: Sequence[str]) -> LoadRun:
+def run_load(target: Target, workload: Workload, prompts: Sequence[Prompt]) -> LoadRun:
     """Send the prompts, `workload.concurrency` at a time, and wait for all answers.
 
     Raises BenchmarkError for an answer that is an error, or not as long as was asked for.
@@ -51,7 +54,7 @@ def run_load(target: Target, workload: Workload, prompts: Sequence[str]) -> Load
 
 
 async def _send_all(
-    target: Target, workload: Workload, prompts: Sequence[str]
+    target: Target, workload: Workload, prompts: Sequence[Prompt]
 ) -> list["_Exchange"]:
     waiting = iter([_request(target, workload, prompt) for prompt in prompts])
     done: list[_Exchange] = []
@@ -64,7 +67,7 @@ async def _send_all(
     return done
 
 
-def _request(target: Target, workload: Workload, prompt: str) -> bytes:
+def _request(target: Target, workload: Workload, prompt: Prompt) -> bytes:
     body = json.dumps(
         {
             "model": target.model,

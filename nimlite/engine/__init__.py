@@ -6,6 +6,8 @@ block_pool.py  KV blocks, reference counts         prefix_cache.py    chained ha
 batch.py       a plan as flat arrays               waiting_queue.py   who is admitted next
 runner.py      a step on the device                sampler.py         logits to tokens, on the host
 engine.py      the Python API                      device_sampler.py  the same on the device
-loop.py        schedule, run, report, for ever     client.py          the asyncio side of the loop
+loop.py        schedule, run, report, for ever     client.py          the asyncio side of an engine
+process.py     an engine in a child process        child.py           that process itself
+wire.py        what the two say to each other      limits.py          what one request may ask
 gpu.py         an engine on one GPU                evaluate.py        logits of a whole text
 """

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from nimlite.build.engine_dir import EngineDirectory, open_engine
 from nimlite.engine.batch import BatchLimits
 from nimlite.engine.block_pool import BlockPool
+from nimlite.engine.limits import RequestLimits
 from nimlite.engine.plan import StepOutput, StepPlan
 from nimlite.engine.prefix_cache import PrefixCache
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Request, SamplingParams
@@ -146,10 +147,10 @@ class Engine:
         """Counters since the start, and what there is now."""
         return self._scheduler.stats()
 
-    def check(self, request: Request) -> None:
-        """Raises ContextLengthError for a request that could never run. May be called from any
-        thread."""
-        self._scheduler.check(request)
+    @property
+    def limits(self) -> RequestLimits:
+        """What one request may ask for; they never change."""
+        return self._scheduler.limits
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises ContextLengthError for one that could never run."""
@@ -197,7 +198,7 @@ class Engine:
             for index, prompt in enumerate(prompts)
         ]
         for request in requests:
-            self.check(request)
+            self.limits.check(request)
         deltas: dict[str, list[Delta]] = {request.id: [] for request in requests}
         try:
             for request in requests:

@@ -5,36 +5,47 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from nimlite.engine.engine import Engine
+from nimlite.engine.client import OnDeltas
+from nimlite.engine.limits import RequestLimits
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Request
 from nimlite.errors import RequestError
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from nimlite.engine.engine import Engine
 
-OnDeltas = Callable[[Sequence[Delta]], None]
-"""Called in the engine's thread, once a step; must return at once."""
+logger = logging.getLogger(__name__)
 
 
 class EngineLoop:
-    """Runs an `Engine` in a thread. `submit` and `abort` may be called from any thread."""
+    """Runs an `Engine` in a thread. `submit`, `abort` and `stop` may be called from any thread."""
 
-    def __init__(self, engine: Engine, on_deltas: OnDeltas) -> None:
+    def __init__(self, engine: "Engine") -> None:
         self._engine = engine
-        self._on_deltas = on_deltas
+        self._on_deltas: OnDeltas = lambda deltas: None
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._live: set[str] = set()
         self._error: str | None = None
         """Why the loop has ended: the answer to whoever comes too late."""
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread: threading.Thread | None = None
         self.stats: EngineStats = engine.stats
 
-    def start(self) -> None:
-        self._thread.start()
+    @property
+    def limits(self) -> RequestLimits:
+        return self._engine.limits
 
     @property
     def is_alive(self) -> bool:
-        return self._error is None and self._thread.is_alive()
+        """From the start until the end."""
+        return self._error is None and self._thread is not None
+
+    def start(self, on_deltas: OnDeltas) -> None:
+        """`on_deltas` is called in the engine's thread, once a step and whenever `stats` change."""
+        self._thread = threading.Thread(
+            target=self.run, args=(on_deltas,), name="engine", daemon=True
+        )
+        self._thread.start()
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Requests of one group must come together. Once the loop has ended, each gets a delta
@@ -50,11 +61,14 @@ class EngineLoop:
         self._inbox.put(lambda: self._abort(request_ids))
 
     def stop(self) -> None:
-        """End the thread after the step in flight; what still runs gets a delta with `error`."""
+        """End after the step in flight; what still runs gets a delta with `error`."""
         self._inbox.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
-    def _run(self) -> None:
+    def run(self, on_deltas: OnDeltas) -> None:
+        """The loop itself, for whoever has a thread for it: returns once stopped or failed."""
+        self._on_deltas = on_deltas
         error = "The server is shutting down."
         try:
             while self._take_messages():
@@ -101,15 +115,14 @@ class EngineLoop:
             if request_id in self._live:
                 self._live.discard(request_id)
                 self._engine.abort(request_id)
-        self.stats = self._engine.stats
+        self._report([])
 
     def _report(self, deltas: Sequence[Delta]) -> None:
         self.stats = self._engine.stats
         for delta in deltas:
             if delta.finish_reason is not None:
                 self._live.discard(delta.request_id)
-        if deltas:
-            self._on_deltas(deltas)
+        self._on_deltas(deltas)
 
 
 def _failed(request_id: str, error: str) -> Delta:

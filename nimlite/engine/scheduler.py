@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from nimlite.engine.block_pool import BlockPool
+from nimlite.engine.limits import RequestLimits
 from nimlite.engine.plan import BlockCopy, SampledToken, ScheduledChunk, StepOutput, StepPlan
 from nimlite.engine.prefix_cache import PrefixCache
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Request
 from nimlite.engine.sequence import Sequence, SequenceStatus
 from nimlite.engine.waiting_queue import WaitingQueue
-from nimlite.errors import ContextLengthError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,45 +77,25 @@ class Scheduler:
         return bool(self._sequences)
 
     @property
-    def max_request_tokens(self) -> int:
-        """Prompt and outputs that one request can have: the context, or the pool if smaller."""
-        return min(self.config.max_model_len, self._pool.num_blocks * self._pool.block_size)
+    def limits(self) -> RequestLimits:
+        """What one request may ask for."""
+        return RequestLimits(
+            max_model_len=self.config.max_model_len,
+            num_blocks=self._pool.num_blocks,
+            block_size=self._pool.block_size,
+        )
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises ContextLengthError where it could never run."""
         assert request.id not in self._sequences, f"request {request.id!r} is already here"
         assert request.prompt_token_ids, "a prompt has at least one token"
-        self.check(request)
+        self.limits.check(request)
         sequence = Sequence(
             request, arrival=self._num_arrivals, eos_token_ids=self.config.eos_token_ids
         )
         self._num_arrivals += 1
         self._sequences[request.id] = sequence
         self._waiting.add(sequence)
-
-    def check(self, request: Request) -> None:
-        """Raises ContextLengthError for a request that could never run (from any thread)."""
-        num_prompt, max_tokens = len(request.prompt_token_ids), request.params.max_tokens
-        limit = self.max_request_tokens
-        if num_prompt + max_tokens <= limit:
-            return
-        holder = (
-            f"the context of this model holds {limit}"
-            if limit == self.config.max_model_len
-            else f"the KV cache of this server holds {limit} ({self._pool.num_blocks} blocks of "
-            f"{self._pool.block_size})"
-        )
-        room = limit - num_prompt
-        remedy = (
-            f"Lower max_tokens to {room} or less, or shorten the prompt."
-            if room > 0
-            else f"Shorten the prompt to fewer than {limit} tokens."
-        )
-        raise ContextLengthError(
-            f"This request needs {num_prompt + max_tokens} tokens ({num_prompt} in the prompt and "
-            f"{max_tokens} of max_tokens), but {holder}. {remedy}",
-            param="max_tokens" if room > 0 else "prompt",
-        )
 
     def abort(self, request_id: str) -> None:
         """Drop a request; its blocks are free at once. An id that has ended already is ignored."""

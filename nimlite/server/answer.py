@@ -18,7 +18,7 @@ from nimlite.server.errors import error_object, internal_error_object, json_resp
 from nimlite.server.generation import Generation, Job
 from nimlite.server.protocol import GenerationBody
 from nimlite.server.state import ServedModel, ServerState
-from nimlite.server.streaming import DONE, ChunkEncoder, coalesce, event, usage_tail
+from nimlite.server.streaming import DONE, ChunkEncoder, event, read_ahead, usage_tail
 
 _log = logging.getLogger(__name__)
 
@@ -113,8 +113,9 @@ class Answer(Response):
     async def _whole(self, generation: Generation, answer_format: AnswerFormat) -> Response:
         pieces: dict[int, list[Piece]] = {}
         async with contextlib.aclosing(generation.pieces()) as arriving:
-            async for piece in arriving:
-                pieces.setdefault(piece.index, []).append(piece)
+            async for batch in arriving:
+                for piece in batch:
+                    pieces.setdefault(piece.choice, []).append(piece)
         choices = [answer_format.choice(Piece.join(pieces[index])) for index in sorted(pieces)]
         content = self._head(answer_format.object) | {
             "choices": choices,
@@ -155,7 +156,11 @@ class Answer(Response):
             return usage_tail(None) if shows_usage else b""
 
         opening = answer_format.opening(num_choices)
-        async with contextlib.aclosing(coalesce(generation.pieces())) as batches:
+        pieces = generation.pieces()
+        if self._body.stop_strings:
+            # The engine computes on until one is found.
+            pieces = read_ahead(pieces)
+        async with contextlib.aclosing(pieces) as batches:
             async for batch in batches:
                 choices = opening + [answer_format.delta(piece) for piece in batch]
                 opening = []

@@ -61,7 +61,7 @@ class ChatFormat:
 
     def delta(self, piece: Piece) -> dict[str, Any]:
         return {
-            "index": piece.index,
+            "index": piece.choice,
             "delta": {"content": piece.text} if piece.text else {},
             "logprobs": self._logprobs(piece) if piece.positions else None,
             "finish_reason": piece.finish_reason,
@@ -69,7 +69,7 @@ class ChatFormat:
 
     def choice(self, piece: Piece) -> dict[str, Any]:
         return {
-            "index": piece.index,
+            "index": piece.choice,
             "message": {"role": "assistant", "content": piece.text, "refusal": None},
             "logprobs": self._logprobs(piece),
             "finish_reason": piece.finish_reason,

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from nimlite.engine.request import Delta, FinishReason, Logprob
 from nimlite.server.detokenizer import Detokenizer, TextOptions
@@ -29,11 +30,14 @@ class Position:
     """None for the first token of an echoed prompt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """Text of one choice that became certain together."""
+class Piece(NamedTuple):
+    """Text of one choice that became certain together.
 
-    index: int
+    (A named tuple, as `Delta`, and for the same reason.)
+    """
+
+    choice: int
+    """Its index in the answer."""
     text: str = ""
     positions: tuple[Position, ...] = ()
     finish_reason: FinishReason | None = None
@@ -45,11 +49,19 @@ class Piece:
         if len(joined) == 1:
             return joined[0]
         return cls(
-            index=joined[0].index,
+            choice=joined[0].choice,
             text="".join(piece.text for piece in joined),
             positions=tuple(position for piece in joined for position in piece.positions),
             finish_reason=joined[-1].finish_reason,
         )
+
+    @classmethod
+    def join_by_choice(cls, pieces: Iterable["Piece"]) -> list["Piece"]:
+        """One piece a choice."""
+        found: dict[int, list[Piece]] = {}
+        for piece in pieces:
+            found.setdefault(piece.choice, []).append(piece)
+        return [cls.join(of_one) for of_one in found.values()]
 
 
 class Choice:
@@ -86,24 +98,25 @@ class Choice:
 
     def feed(self, delta: Delta) -> Piece:
         """What the delta makes certain; its text may be empty."""
-        self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
-        echoed = [self._echo_prompt(delta.prompt_logprobs)] if self._echo else []
-        if self._discards_output:
-            self.finish_reason = None if delta.finish_reason is None else FinishReason.LENGTH
-            return Piece.join([*echoed, Piece(index=self.index, finish_reason=self.finish_reason)])
-        text = self._read_tokens(delta)
+        if delta.num_cached_tokens:
+            self.num_cached_tokens = delta.num_cached_tokens
+        if self._echo:
+            return Piece.join([self._echo_prompt(delta.prompt_logprobs), self._output(delta)])
+        return self._output(delta)
+
+    def _output(self, delta: Delta) -> Piece:
         self.finish_reason = delta.finish_reason
+        if self._discards_output:
+            if self.finish_reason is not None:
+                self.finish_reason = FinishReason.LENGTH
+            return Piece(self.index, finish_reason=self.finish_reason)
+        text = self._read_tokens(delta)
         if self.finish_reason is not None:
             text += self._detokenizer.finish()
-        if self.stopped_by_text:
+        if self._detokenizer.stopped:
             self.finish_reason = FinishReason.STOP
-        output = Piece(
-            index=self.index,
-            text=text,
-            positions=tuple(self._release_positions()),
-            finish_reason=self.finish_reason,
-        )
-        return Piece.join([*echoed, output])
+        positions = tuple(self._release_positions()) if self._waiting_positions else ()
+        return Piece(self.index, text, positions, self.finish_reason)
 
     def _read_tokens(self, delta: Delta) -> str:
         text = ""
@@ -140,4 +153,4 @@ class Choice:
         for token_id, logprob in zip(located, logprobs, strict=True):
             positions.append(Position(token_id, detokenizer.num_decoded, logprob))
             detokenizer.feed(token_id)
-        return Piece(index=self.index, text=self.prompt.text, positions=tuple(positions))
+        return Piece(choice=self.index, text=self.prompt.text, positions=tuple(positions))

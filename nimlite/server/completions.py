@@ -63,7 +63,7 @@ class CompletionFormat:
             else None
         )
         return {
-            "index": piece.index,
+            "index": piece.choice,
             "text": piece.text,
             "logprobs": logprobs,
             "finish_reason": piece.finish_reason,

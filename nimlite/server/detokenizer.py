@@ -26,8 +26,9 @@ class Detokenizer:
         self._token_bytes = token_bytes
         self._options = options
         self._skipped = token_bytes.special_ids if options.skip_special_tokens else frozenset()
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._matcher = StopMatcher(options.stop)
+        self._incomplete = b""
+        """The beginning of a character."""
+        self._matcher = StopMatcher(options.stop) if options.stop else None
         self._held = ""
         self._num_tokens = 0
         self.num_decoded = 0
@@ -41,7 +42,15 @@ class Detokenizer:
         assert not self.stopped, "tokens after a stop string"
         self._num_tokens += 1
         raw = b"" if token_id in self._skipped else self._token_bytes[token_id]
-        return self._append(self._utf8.decode(raw))
+        if self._incomplete:
+            raw = self._incomplete + raw
+        text, num_read = codecs.utf_8_decode(raw, "replace")
+        self._incomplete = raw[num_read:]
+        self.num_decoded += len(text)
+        if self._matcher is not None:
+            return self._append(text, self._matcher)
+        self.num_released += len(text)
+        return text
 
     def finish(self) -> str:
         """What is still held: no more tokens will come. Half a character is dropped."""
@@ -49,13 +58,12 @@ class Detokenizer:
         self.num_released += len(rest)
         return rest
 
-    def _append(self, text: str) -> str:
-        self.num_decoded += len(text)
+    def _append(self, text: str, matcher: StopMatcher) -> str:
         held = self._held + text
         searched = self._num_tokens > self._options.min_tokens
-        match = self._matcher.feed(text) if searched else None
+        match = matcher.feed(text) if searched else None
         if match is None:
-            cut = len(held) - self._matcher.pending
+            cut = len(held) - matcher.pending
             self._held = held[cut:]
         else:
             self.stopped = True

@@ -3,12 +3,12 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from nimlite.engine.request import Delta, FinishReason, Request, SamplingParams
-from nimlite.errors import EngineDeadError
+from nimlite.errors import EngineDeadError, NimliteError
 from nimlite.observe.metrics import SequenceTimes, ServerMetrics
 from nimlite.server.choice import Choice, Piece, Prompt
 from nimlite.server.detokenizer import TextOptions
@@ -58,22 +58,21 @@ class Generation:
             "prompt_tokens_details": {"cached_tokens": num_cached},
         }
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """What becomes certain, as it does; each choice ends with a piece that has a finish reason.
+    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
+        """What becomes certain, as it does, one piece a choice at a time; each choice ends with a
+        piece that has a finish reason.
 
         Raises what the engine raises. Closing it ends the sequences under way.
         """
         unfinished = set(self._choices)
         try:
-            async with contextlib.aclosing(self._deltas()) as deltas:
-                async for delta in deltas:
-                    if delta.request_id not in unfinished:
-                        continue
-                    piece = self._feed(delta)
-                    if piece.finish_reason is not None:
-                        unfinished.discard(delta.request_id)
-                    if piece.text or piece.positions or piece.finish_reason:
-                        yield piece
+            async with contextlib.aclosing(self._deltas()) as batches:
+                async for deltas in batches:
+                    pieces, error = self._feed_all(deltas, unfinished)
+                    if pieces:
+                        yield pieces
+                    if error is not None:
+                        raise error
                     if not unfinished:
                         return
             raise EngineDeadError("The engine ended the request before its answer was complete.")
@@ -104,25 +103,37 @@ class Generation:
             )
         )
 
-    def _deltas(self) -> AsyncGenerator[Delta, None]:
+    def _deltas(self) -> AsyncGenerator[list[Delta], None]:
         if self._job.params.max_tokens == 0 and self._job.params.prompt_logprobs is None:
             return self._nothing_to_compute()
-        return cast(AsyncGenerator[Delta, None], self._engine.generate(self._requests))
+        return cast(AsyncGenerator[list[Delta], None], self._engine.generate(self._requests))
 
-    async def _nothing_to_compute(self) -> AsyncGenerator[Delta, None]:
-        for request in self._requests:
-            yield Delta(request_id=request.id, finish_reason=FinishReason.LENGTH)
+    async def _nothing_to_compute(self) -> AsyncGenerator[list[Delta], None]:
+        yield [Delta(request.id, finish_reason=FinishReason.LENGTH) for request in self._requests]
+
+    def _feed_all(
+        self, deltas: Sequence[Delta], unfinished: set[str]
+    ) -> tuple[list[Piece], NimliteError | None]:
+        """The pieces, up to an error that ends the whole answer. Strikes off who has finished."""
+        found: list[Piece] = []
+        error = None
+        for delta in deltas:
+            if delta.request_id not in unfinished:
+                continue
+            if delta.finish_reason is not None and (error := _error_of(delta)):
+                break
+            piece = self._feed(delta)
+            if piece.finish_reason is not None:
+                unfinished.discard(delta.request_id)
+            if piece.text or piece.positions or piece.finish_reason:
+                found.append(piece)
+        return (found if len(found) < 2 else Piece.join_by_choice(found)), error
 
     def _feed(self, delta: Delta) -> Piece:
-        """Raises EngineDeadError where the engine gave the sequence up."""
-        if delta.finish_reason is FinishReason.ERROR:
-            raise EngineDeadError(delta.error or "The engine could not complete the request.")
-        if delta.finish_reason is FinishReason.ABORT:
-            raise EngineDeadError("The request was aborted before its answer was complete.")
         choice = self._choices[delta.request_id]
         piece = choice.feed(delta)
-        if delta.token_ids:
-            self._first_token.setdefault(delta.request_id, time.monotonic())
+        if delta.token_ids and delta.request_id not in self._first_token:
+            self._first_token[delta.request_id] = time.monotonic()
         if choice.stopped_by_text and delta.finish_reason is None:
             self._engine.abort(delta.request_id)
         if piece.finish_reason is not None:
@@ -143,6 +154,15 @@ class Generation:
             self._observe_sequence(request_id, FinishReason.ABORT)
         num_prompt_tokens = sum(len(prompt.token_ids) for prompt in self._job.prompts)
         self._metrics.observe_request(num_prompt_tokens=num_prompt_tokens, succeeded=not unfinished)
+
+
+def _error_of(delta: Delta) -> NimliteError | None:
+    """Where the engine gave the sequence up."""
+    if delta.finish_reason is FinishReason.ERROR:
+        return EngineDeadError(delta.error or "The engine could not complete the request.")
+    if delta.finish_reason is FinishReason.ABORT:
+        return EngineDeadError("The request was aborted before its answer was complete.")
+    return None
 
 
 def _params_of_sample(params: SamplingParams, sample: int) -> SamplingParams:

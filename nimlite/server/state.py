@@ -19,8 +19,9 @@ class EngineClient(Protocol):
     @property
     def is_alive(self) -> bool: ...
 
-    def generate(self, requests: Sequence[Request]) -> AsyncIterator[Delta]:
-        """The deltas of all `requests`, interleaved, until all finished.
+    def generate(self, requests: Sequence[Request]) -> AsyncIterator[list[Delta]]:
+        """The deltas of all `requests`, interleaved, until all finished: each time all that came
+        since the last.
 
         An async generator: closing it aborts what is left. Raises ContextLengthError,
         OverloadedError, NotReadyError or EngineDeadError.

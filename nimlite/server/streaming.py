@@ -25,9 +25,8 @@ class ChunkEncoder:
 
     def chunks(self, choices: Iterable[Mapping[str, Any]], tail: bytes) -> bytes:
         """One event a choice; `tail` is what `usage_tail` gave."""
-        return b"".join(
-            self._head + orjson.dumps(choice) + b"]" + tail + b"}\n\n" for choice in choices
-        )
+        end = b"]" + tail + b"}\n\n"
+        return b"".join([self._head + orjson.dumps(choice) + end for choice in choices])
 
     def usage_chunk(self, usage: Mapping[str, Any]) -> bytes:
         """The chunk without choices that ends a stream with `include_usage`."""
@@ -38,22 +37,21 @@ def usage_tail(usage: Mapping[str, Any] | None) -> bytes:
     return b',"usage":' + orjson.dumps(usage)
 
 
-async def coalesce(pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[list[Piece], None]:
-    """Everything that arrived since the last batch, one piece a choice.
-
-    `pieces` is read at its own speed by a task: a client that lags gets fewer and larger chunks,
-    and a stop string is found at once, however slowly the text is taken.
-    """
-    mailbox: dict[int, list[Piece]] = {}
+async def read_ahead(
+    batches: AsyncGenerator[list[Piece], None],
+) -> AsyncGenerator[list[Piece], None]:
+    """The same pieces, read at their own speed by a task of its own: what is looked for in the text
+    is found at once, however slowly the text is taken."""
+    mailbox: list[Piece] = []
     arrived = asyncio.Event()
     ended = False
 
     async def read() -> None:
         nonlocal ended
         try:
-            async with contextlib.aclosing(pieces):
-                async for piece in pieces:
-                    mailbox.setdefault(piece.index, []).append(piece)
+            async with contextlib.aclosing(batches):
+                async for pieces in batches:
+                    mailbox.extend(pieces)
                     arrived.set()
         finally:
             ended = True
@@ -66,7 +64,7 @@ async def coalesce(pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[list[P
             if not ended:
                 arrived.clear()
             if mailbox:
-                batch = [Piece.join(waiting) for waiting in mailbox.values()]
+                batch = Piece.join_by_choice(mailbox)
                 mailbox.clear()
                 yield batch
         await reader

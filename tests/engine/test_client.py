@@ -12,6 +12,7 @@ from fakes.live_server import running
 from fakes.llama import Llama
 
 from nimlite.engine.client import EngineClient
+from nimlite.engine.loop import EngineLoop
 from nimlite.engine.request import Delta, FinishReason
 from nimlite.errors import ContextLengthError, EngineDeadError
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
@@ -26,7 +27,7 @@ def engine(tiny: Llama, kernels: CpuKernels) -> GatedEngine:
 
 def with_client(engine: GatedEngine, body: Body) -> None:
     async def run() -> None:
-        client = EngineClient(engine)
+        client = EngineClient(EngineLoop(engine))
         try:
             await body(client)
         finally:
@@ -36,10 +37,11 @@ def with_client(engine: GatedEngine, body: Body) -> None:
     asyncio.run(run())
 
 
-async def collect(deltas: AsyncIterator[Delta]) -> dict[str, Outcome]:
+async def collect(batches: AsyncIterator[list[Delta]]) -> dict[str, Outcome]:
     found: dict[str, list[Delta]] = {}
-    async for delta in deltas:
-        found.setdefault(delta.request_id, []).append(delta)
+    async for deltas in batches:
+        for delta in deltas:
+            found.setdefault(delta.request_id, []).append(delta)
     return {request_id: Outcome.of(of_one) for request_id, of_one in found.items()}
 
 
@@ -86,14 +88,14 @@ def test_abort_ends_one_of_several(engine: GatedEngine) -> None:
         requests = [request(name, [1], max_tokens=3) for name in ("finished", "aborted", "kept")]
         deltas = client.generate([*requests[1:], request("finished", [1], max_tokens=1)])
         engine.allow()
-        seen = [await anext(deltas)]
+        seen = await anext(deltas)
         await asyncio.to_thread(engine.wait_at_gate, 2)
         client.abort("aborted")
         # Its last delta is here, but unread: the abort comes too late.
         client.abort("finished")
         client.abort("unknown")
         engine.open_gate()
-        seen += [delta async for delta in deltas]
+        seen += [delta async for batch in deltas for delta in batch]
         ends = {delta.request_id: delta.finish_reason for delta in seen if delta.finish_reason}
         assert ends == {
             "finished": FinishReason.LENGTH,

@@ -55,8 +55,8 @@ def engine(tiny: Llama, kernels: CpuKernels) -> Engine:
 
 @pytest.fixture
 def loop(engine: GatedEngine, mailbox: Mailbox) -> Iterator[EngineLoop]:
-    loop = EngineLoop(engine, mailbox)
-    loop.start()
+    loop = EngineLoop(engine)
+    loop.start(mailbox)
     yield loop
     engine.open_gate()
     loop.stop()
@@ -160,8 +160,8 @@ def test_a_request_that_comes_too_late_is_answered(engine: GatedEngine, mailbox:
             assert not loop.is_alive
             loop.submit([request("second", [1])])
 
-    loop = EngineLoop(engine, report)
-    loop.start()
+    loop = EngineLoop(engine)
+    loop.start(report)
     loop.submit([request("first", [1])])
     engine.wait_at_gate(1)
     stopping = threading.Thread(target=loop.stop)

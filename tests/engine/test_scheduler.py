@@ -170,7 +170,7 @@ def test_a_request_that_just_fits_fills_the_whole_pool():
     simulation = simulate(
         request("a", prompt_of(4), max_tokens=4), num_blocks=2, block_size=4, max_model_len=99
     )
-    assert simulation.scheduler.max_request_tokens == 8
+    assert simulation.scheduler.limits.max_tokens == 8
     simulation.run()
     assert len(simulation.result("a")[0]) == 4
 

@@ -89,7 +89,7 @@ class Engine(RuleBasedStateMachine):
             id=f"{self.num_added:03}", prompt_token_ids=prompt, params=params, **options
         )
         self.num_added += 1
-        fits = len(prompt) + params.max_tokens <= self.simulation.scheduler.max_request_tokens
+        fits = len(prompt) + params.max_tokens <= self.simulation.scheduler.limits.max_tokens
         try:
             self.simulation.scheduler.add(request)
         except ContextLengthError:

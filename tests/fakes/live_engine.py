@@ -5,34 +5,36 @@ from pathlib import Path
 
 from fakes.live_server import LiveServer
 
-from nimlite.engine.client import EngineClient
+from nimlite.engine.client import EngineClient, EngineHost
 from nimlite.engine.engine import Engine
+from nimlite.engine.loop import EngineLoop
 from nimlite.server.config import ServerConfig
 from nimlite.server.state import ServedModel, ServerState
 from nimlite.server.tokenizer import Tokenizer
 
 
-class EngineServer(LiveServer):
-    """Serves `engine` as the model "tiny", until the block is left."""
+class HostServer(LiveServer):
+    """Serves the engine of `host` as the model "tiny", until the block is left."""
 
     client: EngineClient
 
-    def __init__(self, engine: Engine, tokenizer_directory: Path) -> None:
+    def __init__(self, host: EngineHost, tokenizer_directory: Path, vocab_size: int) -> None:
         config = ServerConfig(served_model_names=("tiny",), host="127.0.0.1", port=0)
         super().__init__(ServerState(config))
-        self._engine = engine
+        self._host = host
+        self._vocab_size = vocab_size
         self._tokenizer = Tokenizer.load(tokenizer_directory)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         # The client belongs to the event loop that runs by now.
-        self.client = EngineClient(self._engine)
+        self.client = EngineClient(self._host)
         self.state.set_ready(
             ServedModel(
                 engine=self.client,
                 tokenizer=self._tokenizer,
-                max_model_len=self._engine.profile.max_model_len,
-                vocab_size=self._engine.spec.vocab_size,
-                max_num_seqs=self._engine.profile.max_batch_size,
+                max_model_len=self._host.limits.max_model_len,
+                vocab_size=self._vocab_size,
+                max_num_seqs=64,
             )
         )
         await super().startup(sockets)
@@ -40,3 +42,10 @@ class EngineServer(LiveServer):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         self.client.close()
+
+
+class EngineServer(HostServer):
+    """Of an engine in this process."""
+
+    def __init__(self, engine: Engine, tokenizer_directory: Path) -> None:
+        super().__init__(EngineLoop(engine), tokenizer_directory, engine.spec.vocab_size)

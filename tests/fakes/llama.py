@@ -55,6 +55,11 @@ class Llama:
     def spec(self) -> ModelSpec:
         return read_spec(self.checkpoint.config)
 
+    @property
+    def home(self) -> Path:
+        """Of a random one: where its checkpoint lies."""
+        return self.directory.parent / "checkpoint"
+
     @cached_property
     def reference(self) -> LlamaForCausalLM:
         """transformers' own, in fp32, with every weight read by our reader."""

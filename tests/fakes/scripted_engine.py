@@ -28,6 +28,8 @@ class ScriptedEngine:
         self.current_stats = EngineStats(num_blocks=100, num_free_blocks=75)
         self.refusal: Exception | None = None
         self.failure: str | None = None
+        self.batch_size = 1
+        """Deltas that come together, as to a reader that lags."""
         self.requests: list[Request] = []
         self.aborted: set[str] = set()
         self.on_abort = threading.Event()
@@ -54,11 +56,12 @@ class ScriptedEngine:
         self.aborted.add(request_id)
         self.on_abort.set()
 
-    async def generate(self, requests: Sequence[Request]) -> AsyncGenerator[Delta, None]:
+    async def generate(self, requests: Sequence[Request]) -> AsyncGenerator[list[Delta], None]:
         if self.refusal is not None:
             raise self.refusal
         self.requests.extend(requests)
         scripts = {request.id: self._script(request) for request in requests}
+        batch: list[Delta] = []
         try:
             while scripts:
                 for request_id in list(scripts):
@@ -68,7 +71,10 @@ class ScriptedEngine:
                         delta = Delta(request_id=request_id, finish_reason=FinishReason.ABORT)
                     if delta.finish_reason is not None:
                         del scripts[request_id]
-                    yield delta
+                    batch.append(delta)
+                    if len(batch) == self.batch_size or not scripts:
+                        yield batch
+                        batch = []
         finally:
             for request_id in scripts:
                 self.abort(request_id)

@@ -1,18 +1,28 @@
 """Two hundred clients at once over real HTTP, a third of whom leave in the middle."""
 
 import asyncio
+import functools
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
-from fakes.live_engine import EngineServer
+import pytest
+from fakes import child_engines
+from fakes.live_engine import EngineServer, HostServer
 from fakes.live_server import running
 from fakes.llama import Llama
 
+from nimlite.engine.client import EngineHost
+from nimlite.engine.loop import EngineLoop
+from nimlite.engine.process import EngineProcess
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
+from nimlite.kernels.cpu.library import Library
+from nimlite.observe.bars import LineProgress
 
 NUM_CLIENTS = 200
 LEAVES_AFTER_CHUNKS = 2
+LIMITS = {"num_blocks": 160, "max_num_tokens": 256, "max_batch_size": 48}
 Tokens = dict[int, list[str]]
 """By sample."""
 
@@ -56,7 +66,7 @@ async def listen(client: httpx.AsyncClient, i: int) -> Tokens:
     raise AssertionError("the stream ended without [DONE]")
 
 
-async def listen_together(server: EngineServer) -> list[Tokens]:
+async def listen_together(server: HostServer) -> list[Tokens]:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=120) as client:
         heard = await asyncio.gather(*(listen(client, i) for i in range(NUM_CLIENTS)))
@@ -67,23 +77,41 @@ async def listen_together(server: EngineServer) -> list[Tokens]:
     return heard
 
 
-async def listen_one_by_one(server: EngineServer) -> dict[int, Tokens]:
+async def listen_one_by_one(server: HostServer) -> dict[int, Tokens]:
     async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
         return {i: await listen(client, i) for i in range(NUM_CLIENTS) if not leaves(i)}
 
 
+@pytest.fixture(scope="module")
+def alone(tiny: Llama, module_kernels: CpuKernels) -> dict[int, Tokens]:
+    quiet = tiny.engine(module_kernels, prefix_caching=False)
+    with running(EngineServer(quiet, tiny.tokenizer_directory)) as server:
+        return asyncio.run(listen_one_by_one(server))
+
+
+@pytest.fixture(scope="module")
+def module_kernels(library: Library) -> CpuKernels:
+    return CpuKernels(library, num_threads=1)
+
+
+@pytest.fixture(params=["thread", "process"])
+def host(
+    request: pytest.FixtureRequest, tiny: Llama, module_kernels: CpuKernels, cache_dir: Path
+) -> EngineHost:
+    if request.param == "thread":
+        return EngineLoop(tiny.engine(module_kernels, **LIMITS))
+    recipe = functools.partial(child_engines.tiny, tiny.home, cache_dir, LIMITS)
+    return EngineProcess.launch(recipe, LineProgress(lambda line: None))
+
+
 def test_who_stays_hears_what_it_would_alone_and_no_block_is_lost(
-    tiny: Llama, kernels: CpuKernels
+    tiny: Llama, host: EngineHost, alone: dict[int, Tokens]
 ) -> None:
-    engine = tiny.engine(kernels, num_blocks=160, max_num_tokens=256, max_batch_size=48)
-    with running(EngineServer(engine, tiny.tokenizer_directory)) as server:
+    with running(HostServer(host, tiny.tokenizer_directory, tiny.spec.vocab_size)) as server:
         heard = asyncio.run(listen_together(server))
         stats = server.client.stats()
         assert (stats.num_running, stats.num_waiting) == (0, 0)
         assert stats.num_free_blocks == stats.num_blocks == 160
         assert stats.num_prefix_hits > 0
-    quiet = tiny.engine(kernels, prefix_caching=False)
-    with running(EngineServer(quiet, tiny.tokenizer_directory)) as server:
-        alone = asyncio.run(listen_one_by_one(server))
     assert {i: heard[i] for i in alone} == alone
     assert all(len(t) == body(i)["max_tokens"] for i in alone for t in alone[i].values())

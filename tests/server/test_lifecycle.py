@@ -147,6 +147,7 @@ def test_a_client_that_lags_gets_everything_in_fewer_chunks(
     server: LiveServer, engine: ScriptedEngine, reply_ids: list[int]
 ) -> None:
     engine.reply = lambda request: reply_ids[:1] * 200
+    engine.batch_size = 50
     with (
         httpx.Client() as http,
         http.stream(
@@ -154,8 +155,8 @@ def test_a_client_that_lags_gets_everything_in_fewer_chunks(
         ) as response,
     ):
         text = "".join(response.iter_text())
-    # The scripted engine never waits, so all of it queues before the first chunk can be sent.
-    assert text.count("data:") < 10
+    assert text.count("data:") == len(["role"]) + 200 / 50 + len(["[DONE]"])
+    assert text.count("Hel") == 200
     assert text.endswith("data: [DONE]\n\n")
 
 

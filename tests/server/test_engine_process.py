@@ -1,0 +1,94 @@
+"""The server over an engine in a child process, asked by the real client."""
+
+import functools
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from fakes import child_engines
+from fakes.driving import drive, request
+from fakes.live_engine import HostServer
+from fakes.live_server import running
+from fakes.llama import Llama
+from fakes.paced_engine import paced
+
+from nimlite.build.tokenizer_files import byte_tokenizer
+from nimlite.engine.process import EngineProcess
+from nimlite.kernels.cpu.cpu_kernels import CpuKernels
+from nimlite.observe.bars import LineProgress
+
+PROMPT = "What is 2+2?"
+quiet = LineProgress(lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def server(tiny: Llama, cache_dir: Path, library: object) -> Iterator[HostServer]:
+    recipe = functools.partial(child_engines.tiny, tiny.home, cache_dir, {})
+    process = EngineProcess.launch(recipe, quiet)
+    vocab_size = process.facts["vocab_size"]
+    with running(HostServer(process, tiny.tokenizer_directory, vocab_size)) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: HostServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_the_answer_is_that_of_an_engine_at_hand(
+    client: openai.OpenAI, tiny: Llama, kernels: CpuKernels
+) -> None:
+    ask = {"model": "tiny", "prompt": PROMPT, "max_tokens": 40, "temperature": 0, "logprobs": 2}
+    answer = client.completions.create(**ask)
+    [whole] = answer.choices
+    chunks = list(client.completions.create(**ask, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.text
+    assert chunks[-1].choices[0].finish_reason == whole.finish_reason
+    streamed = [lp for chunk in chunks for lp in chunk.choices[0].logprobs.token_logprobs]
+    assert streamed == whole.logprobs.token_logprobs
+    alone = drive(tiny.engine(kernels), request("a", PROMPT.encode(), max_tokens=40))["a"]
+    # Half a character at the end is not sent.
+    assert byte_tokenizer().decode(alone.token_ids).rstrip("\ufffd") == whole.text.rstrip("\ufffd")
+    assert answer.usage.completion_tokens == 40
+
+
+def test_a_stop_string_ends_it_in_the_child_too(client: openai.OpenAI, server: HostServer) -> None:
+    ask = {"model": "tiny", "prompt": PROMPT, "temperature": 0, "extra_body": {"ignore_eos": True}}
+    [whole] = client.completions.create(**ask, max_tokens=12).choices
+    stop = whole.text[6:8]
+    [cut] = client.completions.create(**ask, max_tokens=400, stop=stop).choices
+    assert (cut.text, cut.finish_reason) == (whole.text[: whole.text.index(stop)], "stop")
+    client.completions.create(**ask, max_tokens=1)  # its step comes after the abort
+    assert server.client.stats().num_running == 0
+
+
+def test_what_never_fits_is_refused_here(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="maximum context"):
+        client.completions.create(model="tiny", prompt=PROMPT, max_tokens=600)
+
+
+def test_a_killed_engine_ends_streams_with_an_error_and_flips_health(tiny: Llama) -> None:
+    process = EngineProcess.launch(functools.partial(paced, 3600.0, (65,), 0.0), quiet)
+    with running(HostServer(process, tiny.tokenizer_directory, 272)) as server:
+        base = f"{server.url}/v1"
+        with openai.OpenAI(base_url=base, api_key="none", max_retries=0) as client:
+            assert httpx.get(f"{base}/health/ready").status_code == 200
+            ask = {"model": "tiny", "prompt": PROMPT, "max_tokens": 9}
+            stream = client.completions.create(**ask, stream=True)
+            assert next(iter(stream)).choices[0].text == "A"
+            waiting = threading.Thread(target=os.kill, args=(process.pid, signal.SIGKILL))
+            waiting.start()
+            with pytest.raises(openai.APIError, match="ended by SIGKILL; the server must be"):
+                list(stream)
+            waiting.join()
+            for path in ("live", "ready"):
+                assert httpx.get(f"{base}/health/{path}").status_code == 503
+            with pytest.raises(openai.APIStatusError, match="must be restarted") as raised:
+                client.completions.create(**ask)
+            assert (raised.value.status_code, raised.value.code) == (503, "engine_dead")
