@@ -1,7 +1,8 @@
 """Makes profiles/machines/*.json from the data sheets: `python -m nimlite.probe.recorded`.
 
 They stand for real machines where a question is asked about one that is not at hand. One GPU each,
-or several as they are sold: on a board with NVLink, in bridged pairs, or on PCIe alone.
+or several as they are sold: on a board with NVLink, in bridged pairs, or on PCIe alone. Only
+h200.json is not made here: it was recorded on the card.
 """
 
 import sys
@@ -110,7 +111,7 @@ _PRODUCTS = (
              links={2: 12}, bridged=2),
     _Product(name="h100-nvl", card="NVIDIA H100 NVL", host=_SAPPHIRE, counts=(1, 2, 4, 8),
              links={2: 12}, bridged=2),
-    _Product(name="h200", card="NVIDIA H200", host=_SAPPHIRE, counts=(1, 2, 4, 8),
+    _Product(name="h200", card="NVIDIA H200", host=_SAPPHIRE, counts=(2, 4, 8),
              links={2: 18, 4: 6, 8: 18}),
     _Product(name="h200-nvl", card="NVIDIA H200 NVL", host=_SAPPHIRE, counts=(1, 2, 4, 8),
              links={2: 18, 4: 6}, bridged=4),
@@ -167,7 +168,7 @@ _SLICES = (
 
 
 def recorded_machines() -> dict[str, Machine]:
-    """All by the names of their files."""
+    """All but the H200, by the names of their files."""
     made = {name: machine for product in _PRODUCTS for name, machine in _sold(product)}
     v100 = [_card("Tesla V100-SXM2-32GB")] * 8
     made |= {f"v100-32-x{n}": _machine(_SKYLAKE, v100[:n], _DGX1) for n in (2, 4, 8)}

@@ -1,16 +1,20 @@
 """Which GPUs CUDA shows to a process, by CUDA_VISIBLE_DEVICES.
 
 The rules are those of the CUDA programming guide, "CUDA environment variables": a list of numbers,
-of UUIDs or of beginnings of them; it also gives the order; and it ends before its first entry that
-is no device. A device named twice leaves none at all, which is not written there but is so.
+or of UUIDs or their beginnings; it also gives the order; and it ends before its first entry that is
+no device. What is not written there was seen with driver 580 on an H200: the first characters
+decide between numbers and UUIDs for the whole list, digits of either case count, what follows a
+number or a UUID doesn't, and with a device named twice CUDA does not start.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_NUMBER = re.compile(r"\s*\+?([0-9]{1,9})")
-"""As C's strtoul reads: what follows the digits doesn't matter."""
+_NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)")
+"""As C's strtol reads."""
+_UUID = re.compile(r"(?:GPU-|MIG-(?:GPU-)?)[0-9a-fA-F][0-9a-fA-F/-]*")
+_UUID_LENGTH = len("GPU-00000000-0000-0000-0000-000000000000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +37,41 @@ def visible_devices(value: str | None, names: Sequence[Sequence[str]]) -> Visibl
         return Visible(tuple(range(len(names))), "")
     if not value.strip():
         return Visible((), "CUDA_VISIBLE_DEVICES is set but empty, so CUDA shows no GPU.")
+    by_uuid = value.startswith(("GPU-", "MIG-"))
     order: list[int] = []
     for entry in value.split(","):
-        device = _find(entry, names)
-        if device is None:
-            return Visible(tuple(order), _cut(value, entry, names))
-        if device in order:
-            return Visible((), f"CUDA_VISIBLE_DEVICES={value} names a GPU twice: CUDA shows none.")
-        order.append(device)
+        matches = _by_uuid(entry, names) if by_uuid else _by_number(entry, len(names))
+        if len(matches) != 1:
+            return Visible(tuple(order), _cut(value, entry.strip(), len(matches), len(names)))
+        if matches[0] in order:
+            reason = f"CUDA_VISIBLE_DEVICES={value} names a GPU twice, and CUDA does not start."
+            return Visible((), reason)
+        order += matches
     return Visible(tuple(order), f"CUDA_VISIBLE_DEVICES={value} leaves it out.")
 
 
-def _find(entry: str, names: Sequence[Sequence[str]]) -> int | None:
-    wanted = entry.strip()
-    if wanted.startswith(("GPU-", "MIG-")):
-        matches = [i for i, own in enumerate(names) if any(n.startswith(wanted) for n in own)]
-        return matches[0] if len(matches) == 1 else None
+def _by_number(entry: str, count: int) -> list[int]:
     number = _NUMBER.match(entry)
-    return int(number[1]) if number and int(number[1]) < len(names) else None
+    if number is None or len(number[1]) > 19:  # more than a C long holds
+        return []
+    device = int(number[1]) & 0xFFFF_FFFF  # CUDA keeps an int of it
+    return [device] if device < count else []
 
 
-def _cut(value: str, entry: str, names: Sequence[Sequence[str]]) -> str:
-    wanted = entry.strip()
-    if wanted == "-1":
+def _by_uuid(entry: str, names: Sequence[Sequence[str]]) -> list[int]:
+    wanted = _UUID.match(entry)
+    if wanted is None:
+        return []
+    start = wanted[0] if wanted[0].startswith("MIG-") else wanted[0][:_UUID_LENGTH]
+    start = start.lower()
+    return [i for i, own in enumerate(names) if any(n.lower().startswith(start) for n in own)]
+
+
+def _cut(value: str, entry: str, matches: int, count: int) -> str:
+    if entry == "-1":
         return f"CUDA_VISIBLE_DEVICES={value} ends at -1."
-    count = sum(any(name.startswith(wanted) for name in own) for own in names) if wanted else 0
-    what = f"fits {count} GPUs" if count > 1 else f"is none of the {len(names)} GPU(s) here"
-    return f"CUDA_VISIBLE_DEVICES={value}: {wanted!r} {what}, and CUDA ends the list there."
+    what = f"fits {matches} GPUs" if matches else f"is none of the {count} GPU(s) here"
+    return f"CUDA_VISIBLE_DEVICES={value}: {entry!r} {what}, and CUDA ends the list there."
 
 
 def container_request(value: str | None, count: int) -> str | None:

@@ -35,7 +35,15 @@ def test_the_files_are_those_that_the_module_makes(tmp_path: Path) -> None:
     main(tmp_path)
     made = {path.stem: path.read_text() for path in tmp_path.glob("*.json")}
     assert made == {name: (machines_directory() / f"{name}.json").read_text() for name in MADE}
-    assert set(NAMES) == set(made)
+    assert set(NAMES) == {*made, "h200"}
+
+
+def test_the_real_h200_is_near_its_data_sheet() -> None:
+    (gpu,) = MACHINES["h200"].gpus
+    assert gpu.measured_bandwidth is not None
+    assert gpu.memory_bandwidth is not None
+    assert 0.85 < gpu.measured_bandwidth / gpu.memory_bandwidth < 1
+    assert 0.7 < gpu.measured_flops["bf16"] / gpu.flops["bf16"] < 1
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -35,11 +35,45 @@ CARDS = [(A,), (B,), (C,)]
         ("GPU-a", ()),
         ("GPU-", ()),
         (f"{A},GPU-ffff,{B}", (0,)),
-        ("99999999999999999999", ()),
+        (B.upper(), (1,)),
+        ("gpu-ab22", ()),
+        # The first entry decides whether all are numbers or UUIDs.
+        (f"0,{B}", (0,)),
+        (f"{B},0", (1,)),
+        (f" {B}", ()),
     ],
 )
 def test_cards(value: str | None, order: tuple[int, ...]) -> None:
     assert visible_devices(value, CARDS).order == order
+
+
+UUID = "GPU-92b7f69e-0000-7056-d9c3-39270e901c53"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("0", "0,1", "0,-1", " 0", "0 ", "+0", "00", "0x0", "0gpu", "0,abc", "0,", "0,,0", "0;1"),
+        *(UUID, UUID[:12], f"GPU-{UUID[4:].upper()}", f"0,{UUID}", f"{UUID},0", f"{UUID} "),
+        *(f"{UUID}x", "4294967296", "0.5", "\t0"),
+    ],
+)
+def test_what_showed_the_only_gpu_of_a_machine(value: str) -> None:
+    """Seen on an H200 with driver 580.159, as the next."""
+    assert visible_devices(value, [(UUID,)]).order == (0,)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", " ", "-1", "0,0", "1,0", "-1,0", "abc", "abc,0", ",0", "none", "all", "NoDevFiles"),
+        *("GPU-", "GPU", UUID.lower(), UUID[4:], f"{UUID},{UUID}", f"{UUID},{UUID[:10]}"),
+        *(f" {UUID}", "GPU-ffff", f"GPU-ffff,{UUID}", f"MIG-{UUID}/0/0", "MIG-"),
+        "99999999999999999999",
+    ],
+)
+def test_what_hid_it(value: str) -> None:
+    assert visible_devices(value, [(UUID,)]).order == ()
 
 
 def test_mig_slices_by_both_of_their_names() -> None:
@@ -55,7 +89,7 @@ def test_mig_slices_by_both_of_their_names() -> None:
         ("1", "CUDA_VISIBLE_DEVICES=1 leaves it out."),
         ("", "CUDA_VISIBLE_DEVICES is set but empty, so CUDA shows no GPU."),
         ("0,-1", "CUDA_VISIBLE_DEVICES=0,-1 ends at -1."),
-        ("0,0", "CUDA_VISIBLE_DEVICES=0,0 names a GPU twice: CUDA shows none."),
+        ("0,0", "CUDA_VISIBLE_DEVICES=0,0 names a GPU twice, and CUDA does not start."),
         (
             "0,7,1",
             "CUDA_VISIBLE_DEVICES=0,7,1: '7' is none of the 3 GPU(s) here, and CUDA ends the list "
