@@ -54,6 +54,8 @@ class DeviceSampler:
     def launch(
         self, logits_RV: torch.Tensor, rows: Sequence[SamplingRow]
     ) -> Callable[[], list[SampledToken]]:
+        if not rows:
+            return list
         tokens_R = self._tokens_R[: len(rows)]
         adjusted_RV, seen_rows_R = self._adjusted(logits_RV, rows)
         if all(row.params.temperature == 0 for row in rows):

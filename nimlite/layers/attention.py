@@ -27,8 +27,15 @@ class Attention:
         rows_R: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """y_TD, or y_RD of the rows `rows_R` alone. `kv`: this layer's part of the pool."""
-        qkv_TE = self.qkv(x_TD, kernels)
-        kernels.rope_and_cache(qkv_TE, self.cos_sin_PK, kv, batch, self.layout)
+        qkv_TE = self.project(x_TD, kv, batch, kernels)
         scale = self.layout.head_dim**-0.5
         o_TD = kernels.attention(qkv_TE, kv, batch, self.layout, self.num_heads, scale)
         return self.output(o_TD if rows_R is None else kernels.take_rows(o_TD, rows_R), kernels)
+
+    def project(
+        self, x_TD: torch.Tensor, kv: torch.Tensor, batch: Batch, kernels: Kernels
+    ) -> torch.Tensor:
+        """qkv_TE, rotated, with keys and values written to the pool."""
+        qkv_TE = self.qkv(x_TD, kernels)
+        kernels.rope_and_cache(qkv_TE, self.cos_sin_PK, kv, batch, self.layout)
+        return qkv_TE

@@ -79,6 +79,9 @@ class Decoder:
             gate_up = block.mlp.gate_up.weight
             if layer < len(self.blocks) - 1:
                 x_TD = block.attention(x_TD, kv[layer], batch, kernels)
+            elif not len(batch.logit_rows_R):  # a prompt's chunk before its last
+                block.attention.project(x_TD, kv[layer], batch, kernels)
+                return residual_TD.new_empty((0, self.spec.vocab_size))
             else:
                 # Nothing reads the last block's other rows: a prompt's cost only their attention.
                 x_TD = block.attention(x_TD, kv[layer], batch, kernels, batch.logit_rows_R)

@@ -176,3 +176,7 @@ def test_a_token_that_only_the_device_knows_is_counted():
     assert [t.token_id for t in sampler.launch(logits, [row(temperature=0.0), first])()] == [1, 1]
     second = first._replace(output_index=1, pending_row=1)
     assert choose(sampler, logits[0], second) == 2
+
+
+def test_a_step_may_sample_nothing(sampler):
+    assert sampler.launch(torch.zeros(0, VOCAB), [])() == []

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes.llama import random_llama
+from fakes.llama import Llama, random_llama
 
 from nimlite.engine.evaluate import prompt_logits
+from nimlite.kernels.base import Batch
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 from nimlite.kernels.torch_kernels import TorchKernels
 
@@ -54,3 +55,24 @@ def test_logits_equal_transformers(
     for each in (kernels, TorchKernels()):
         found_TV = prompt_logits(model.decoder(), each, token_ids.tolist())
         torch.testing.assert_close(found_TV, expected_TV, atol=1e-4, rtol=0)
+
+
+def test_a_chunk_without_wanted_rows_writes_the_same_keys_and_values(tiny: Llama) -> None:
+    model, kernels = tiny.decoder(), TorchKernels()
+    tokens_T = torch.arange(20, dtype=torch.int32)
+
+    def pool(rows: list[int]) -> torch.Tensor:
+        kv = kernels.allocate_kv(model.spec.num_layers, model.layout)
+        batch = Batch(
+            token_ids_T=tokens_T,
+            positions_T=tokens_T,
+            slots_T=tokens_T,
+            query_starts_S1=torch.tensor([0, 20], dtype=torch.int32),
+            context_lens_S=torch.tensor([20], dtype=torch.int32),
+            block_tables_SB=torch.arange(4, dtype=torch.int32)[None],
+            logit_rows_R=torch.tensor(rows, dtype=torch.int32),
+        )
+        assert model(batch, kv, kernels).shape == (len(rows), model.spec.vocab_size)
+        return kv
+
+    assert torch.equal(pool([]), pool([19]))
