@@ -1,5 +1,6 @@
 """Every shape that the Llama family comes in, against transformers."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -59,17 +60,18 @@ def test_logits_equal_transformers(
 
 def test_a_chunk_without_wanted_rows_writes_the_same_keys_and_values(tiny: Llama) -> None:
     model, kernels = tiny.decoder(), TorchKernels()
+    layout = dataclasses.replace(model.layout, num_blocks=20)
     tokens_T = torch.arange(20, dtype=torch.int32)
 
     def pool(rows: list[int]) -> torch.Tensor:
-        kv = kernels.allocate_kv(model.spec.num_layers, model.layout)
+        kv = kernels.allocate_kv(model.spec.num_layers, layout)
         batch = Batch(
             token_ids_T=tokens_T,
             positions_T=tokens_T,
             slots_T=tokens_T,
             query_starts_S1=torch.tensor([0, 20], dtype=torch.int32),
             context_lens_S=torch.tensor([20], dtype=torch.int32),
-            block_tables_SB=torch.arange(4, dtype=torch.int32)[None],
+            block_tables_SB=torch.arange(20, dtype=torch.int32)[None],
             logit_rows_R=torch.tensor(rows, dtype=torch.int32),
         )
         assert model(batch, kv, kernels).shape == (len(rows), model.spec.vocab_size)
