@@ -30,7 +30,7 @@ def test_a_soak_finds_no_fault_in_the_cpus_engine(tiny: Llama, kernels: CpuKerne
     engine = tiny.engine(kernels, num_blocks=10, prefix_caching=False)
     found = soak(engine, PROMPTS, 24, num_requests=60, num_in_flight=12)
     assert found.num_finished + found.num_cancelled == 60
-    assert found.num_cancelled > 3 and found.num_preemptions > 0
+    assert found.num_cancelled > 3
     assert found.agreement.num_equal == found.agreement.num_answers == 60
     assert found.num_leaked_blocks == found.grown_bytes == 0
 
