@@ -24,7 +24,8 @@ def attend(
     dim: int = 64,
     block_size: int = 16,
     kv_dtype: torch.dtype = DTYPE,
-    tile: int | None = None,
+    decode: DecodeConfig | None = None,
+    ahead: bool = True,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(kernels' output, twin's output) of one step: decode kernel, then prefill kernel."""
@@ -32,14 +33,14 @@ def attend(
     layout = KVLayout(num_blocks, block_size, groups, dim, kv_dtype)
     kv = pool(layout)
     qkv = random(int(batch.query_starts_S1[-1]), (num_heads + 2 * groups) * dim)
-    decode = DecodeConfig.default(layout, DEVICE)
-    if tile:
-        decode = DecodeConfig(tile=tile, depth=1, num_warps=4, programs_per_sm=2, min_tiles=1)
-    workspace = DecodeWorkspace.allocate(layout, num_heads, 16, decode, DEVICE, WHERE)
+    decode = decode or DecodeConfig.default(layout, DEVICE, len(lengths))
+    workspace = DecodeWorkspace.allocate(
+        layout, num_heads, 16, decode.num_programs(layout, DEVICE), WHERE
+    )
     o = torch.full((len(qkv), num_heads * dim), torch.nan, dtype=DTYPE, device=WHERE)
     scale = dim**-0.5
     attention_decode(qkv, kv, batch, layout, o, scale, decode, workspace, DEVICE, **options)
-    prefill = PrefillConfig(rows=32, tile=32, depth=1, num_warps=4)
+    prefill = PrefillConfig(rows=32, tile=32, depth=1, num_warps=4, ahead=ahead)
     attention_prefill(
         qkv, kv, batch, layout, o, scale, prefill, DEVICE, max_sequences=16, **options
     )
@@ -49,21 +50,33 @@ def attend(
     return o[seen], expected[seen]
 
 
+def cut(heads: int, runs: int, run: int = 16) -> DecodeConfig:
+    return DecodeConfig(heads=heads, runs=runs, run=run, depth=1, programs_per_sm=2, min_tiles=1)
+
+
+@pytest.mark.parametrize(
+    ("block_size", "decode"),
+    [(16, cut(1, 4)), (64, cut(4, 1)), (64, cut(2, 2, 32)), (16, cut(2, 2)), (64, cut(1, 2))],
+)
+def test_decodes_and_chunks_of_one_step(block_size: int, decode: DecodeConfig) -> None:
+    o, expected = attend(DECODES + CHUNKS, decode=decode, groups=4, block_size=block_size)
+    assert relative_error(o, expected) < TOLERANCE
+
+
 @pytest.mark.parametrize("block_size", [16, 64])
-@pytest.mark.parametrize("tile", [16, 32])
-def test_decodes_and_chunks_of_one_step(tile: int, block_size: int) -> None:
-    o, expected = attend(DECODES + CHUNKS, tile=tile, block_size=block_size)
+def test_chunks_without_a_tile_ahead(block_size: int) -> None:
+    o, expected = attend(CHUNKS, block_size=block_size, ahead=False)
     assert relative_error(o, expected) < TOLERANCE
 
 
 def test_padding_rows_of_a_recorded_batch_are_left_alone() -> None:
-    o, expected = attend([*DECODES, (1, 0), (1, 0)], tile=16)
+    o, expected = attend([*DECODES, (1, 0), (1, 0)], decode=cut(1, 4))
     assert relative_error(o, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize(("num_heads", "groups"), [(4, 4), (7, 1), (8, 1), (14, 2)])
 def test_any_number_of_heads_a_group(num_heads: int, groups: int) -> None:
-    o, expected = attend([(1, 70), (9, 40)], num_heads=num_heads, groups=groups, tile=16)
+    o, expected = attend([(1, 70), (9, 40)], num_heads=num_heads, groups=groups, decode=cut(1, 4))
     assert relative_error(o, expected) < TOLERANCE
 
 
@@ -75,19 +88,19 @@ def test_head_sizes(dim: int) -> None:
 
 @pytest.mark.parametrize("options", [{"window": 20}, {"window": 64}, {"soft_cap": 0.5}])
 def test_sliding_window_and_soft_cap(options: dict[str, float]) -> None:
-    o, expected = attend(DECODES + CHUNKS, tile=16, **options)
+    o, expected = attend(DECODES + CHUNKS, decode=cut(1, 4), **options)
     assert relative_error(o, expected) < TOLERANCE
 
 
 def test_fp8_pool_with_scales() -> None:
     o, expected = attend(
-        DECODES + CHUNKS, kv_dtype=torch.float8_e4m3fn, tile=32, kv_scales=(0.5, 2.0)
+        DECODES + CHUNKS, kv_dtype=torch.float8_e4m3fn, decode=cut(1, 4), kv_scales=(0.5, 2.0)
     )
     assert relative_error(o, expected) < TOLERANCE
 
 
 def test_one_long_context_is_split_over_all_programs() -> None:
-    o, expected = attend([(1, 4097)], num_heads=4, groups=1, tile=64, block_size=64)
+    o, expected = attend([(1, 4097)], num_heads=4, groups=1, decode=cut(1, 4), block_size=64)
     assert relative_error(o, expected) < TOLERANCE
 
 
@@ -98,8 +111,9 @@ def test_a_nan_past_the_context_does_not_reach_the_output() -> None:
     kv[:, batch.block_tables_SB[0, 0].item(), :, 5:] = torch.nan
     kv[:, batch.block_tables_SB[1, 1].item(), :, 4:] = torch.nan
     qkv = random(4, 3 * 64)
-    config = DecodeConfig.default(layout, DEVICE)
-    workspace = DecodeWorkspace.allocate(layout, 1, 2, config, DEVICE, WHERE)
+    config = DecodeConfig.default(layout, DEVICE, 2)
+    programs = config.num_programs(layout, DEVICE)
+    workspace = DecodeWorkspace.allocate(layout, 1, 2, programs, WHERE)
     o = torch.empty((4, 64), dtype=DTYPE, device=WHERE)
     attention_decode(qkv, kv, batch, layout, o, 0.125, config, workspace, DEVICE)
     prefill = PrefillConfig.default(layout, DEVICE)

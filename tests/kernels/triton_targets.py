@@ -84,9 +84,11 @@ def launch_all(device: Device) -> None:
     for kv_dtype in [dtype, FP8] if device.has_fp8 else [dtype]:
         layout = KVLayout(9, 64, 8, 128, kv_dtype)
         kv, o = torch.zeros((2, 9, 8, 64, 128), dtype=kv_dtype), torch.zeros_like(x)
-        decode = DecodeConfig.default(layout, device)
-        workspace = DecodeWorkspace.allocate(layout, 32, 64, decode, device, CPU)
-        attention_decode(qkv, kv, batch, layout, o, 1.0, decode, workspace, device)
+        for num_sequences in (1, 1000):
+            decode = DecodeConfig.default(layout, device, num_sequences)
+            programs = decode.num_programs(layout, device)
+            workspace = DecodeWorkspace.allocate(layout, 32, 64, programs, CPU)
+            attention_decode(qkv, kv, batch, layout, o, 1.0, decode, workspace, device)
         prefill = PrefillConfig.default(layout, device)
         attention_prefill(qkv, kv, batch, layout, o, 1.0, prefill, device, max_sequences=64)
         rope.rope_and_cache(qkv, torch.zeros(99, 128), kv, batch, layout, device)

@@ -5,17 +5,19 @@ once a group. Which sequence a program serves it finds in query_starts; the laun
 number of tokens alone. FlashAttention-2's loop (Dao, 2023, arXiv:2307.08691).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from nimlite.kernels.base import Batch, KVLayout
-from nimlite.kernels.triton.attention_decode import dot_type
-from nimlite.kernels.triton.device import Device, await_inputs
-from nimlite.kernels.triton.pool import token_rows
-from nimlite.kernels.triton.softmax import accumulate, scores
+from nimlite.kernels.triton.attention_decode import FEW, dot_type
+from nimlite.kernels.triton.device import Device
+from nimlite.kernels.triton.pool import tile_blocks, tile_rows
+from nimlite.kernels.triton.softmax import UNSEEN, capped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,22 +29,60 @@ class PrefillConfig:
     depth: int
     """Tiles on their way from memory while one is computed."""
     num_warps: int
+    ahead: bool
+    """The scores of the next tile are computed while this one's softmax is taken, which Hopper's
+    asynchronous products can do; both tiles' scores are in registers."""
 
     @classmethod
     def default(cls, layout: KVLayout, device: Device) -> "PrefillConfig":
-        """As many rows as registers hold the sums of; before 8.0 Triton has no tensor cores."""
+        """The measured best of an H200, or what fits; before 8.0 Triton has no tensor cores."""
         if device.capability < (8, 0):
-            return cls(rows=32, tile=16, depth=1, num_warps=4)
+            return cls(rows=32, tile=16, depth=1, num_warps=4, ahead=False)
         dim = triton.next_power_of_2(layout.head_dim)
-        rows = 128 if dim <= 128 else 64
+        narrow = layout.dtype.itemsize == 1
         # Hopper's products read keys from shared memory; others hold them in registers
         reads_shared = device.capability[0] == 9
+        # two programs an SM; but fp8 keys are widened once a program
+        rows = 128 if dim <= 128 and (narrow or not reads_shared) else 64
         tile = 64 if dim <= 128 and reads_shared else 32
         tile_bytes = 2 * tile * dim * layout.dtype.itemsize
         depth = 2 if reads_shared else 1
         while depth > 1 and rows * dim * 2 + (depth + 1) * tile_bytes > device.shared_memory:
             depth -= 1
-        return cls(rows=rows, tile=tile, depth=depth, num_warps=rows // 16)
+        ahead = reads_shared and dim <= 128
+        return cls(rows=rows, tile=tile, depth=depth, num_warps=rows // 16, ahead=ahead)
+
+
+@triton.jit
+def _pointers(
+    kv_ptr,
+    block,
+    first,
+    kv_head,
+    columns,
+    NUM_KV_HEADS: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    K: tl.constexpr,
+    RUNS: tl.constexpr,
+    RUN: tl.constexpr,
+):
+    """To the keys of a tile of one head: [RUNS * RUN, K]."""
+    common, run_row = tile_rows(block, first, kv_head, NUM_KV_HEADS, BLOCK_SIZE, 1, RUNS, RUN)
+    if RUNS == 1:
+        rows = tl.arange(0, RUN)
+    else:
+        rows = tl.reshape(run_row[:, None] + tl.arange(0, RUN)[None, :], (RUNS * RUN,))
+    return kv_ptr + common * K + rows[:, None] * K + columns[None, :]
+
+
+@triton.jit
+def _hidden(s, first, position, WINDOW: tl.constexpr, TILE: tl.constexpr):
+    """Scores s [M, TILE] of the keys from `first` on, -inf where a query does not see its key."""
+    keys = first + tl.arange(0, TILE)
+    visible = keys[None, :] <= position[:, None]
+    if WINDOW > 0:
+        visible = visible & (keys[None, :] > position[:, None] - WINDOW)
+    return tl.where(visible, s, float("-inf"))
 
 
 @triton.jit(do_not_specialize=["num_sequences"])
@@ -70,12 +110,16 @@ def _prefill(
     K_BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     QUERIES: tl.constexpr,
-    TILE: tl.constexpr,
+    RUNS: tl.constexpr,
+    RUN: tl.constexpr,
     S_BLOCK: tl.constexpr,
     DOT: tl.constexpr,
+    AHEAD: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    await_inputs(OVERLAP)
+    if OVERLAP:
+        gdc_launch_dependents()
+    TILE: tl.constexpr = RUNS * RUN
     program = tl.program_id(0)
     kv_head = tl.program_id(1)
     s = tl.arange(0, S_BLOCK)
@@ -86,6 +130,8 @@ def _prefill(
     runs = tl.where(lengths > 1, tl.cdiv(lengths, QUERIES), 0)
     ends = tl.cumsum(runs, axis=0)
     if program >= tl.sum(runs, axis=0):
+        if OVERLAP:
+            gdc_wait()
         return
     sequence = tl.sum((ends <= program).to(tl.int32), axis=0)
     # the last run sees most keys: first, so that no long one is left at the end
@@ -101,45 +147,90 @@ def _prefill(
     mask = row_mask[:, None] & (columns < K)[None, :]
     head_columns = (kv_head * GROUP + rows % GROUP)[:, None] * K + columns[None, :]
     query = (start + token).to(tl.int64)[:, None]
+    if OVERLAP:
+        gdc_wait()
     q = tl.load(q_ptr + query * q_stride + head_columns, mask=mask, other=0.0).to(DOT)
     position = context - length + token
     first_position = context - length + run * QUERIES
     last_position = tl.minimum(first_position + QUERIES, context) - 1
 
+    # with a cap, the factor must wait until after it
+    factor = 1.4426950408889634 if SOFT_CAP else scale * 1.4426950408889634
     first_tile = tl.maximum(first_position - WINDOW + 1, 0) // TILE if WINDOW > 0 else 0
     last_tile = last_position // TILE + 1
     # tiles that every query sees whole
     whole_tiles = 0 if WINDOW > 0 else (first_position + 1) // TILE
     table_ptr = tables_ptr + sequence.to(tl.int64) * table_stride
-    maximum = tl.full((ROWS,), float("-inf"), tl.float32)
+    maximum = tl.full((ROWS,), UNSEEN, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     acc = tl.zeros((ROWS, K_BLOCK), tl.float32)
-    for tile in range(whole_tiles):
-        first = tile * TILE
-        pool_rows = token_rows(table_ptr, first, kv_head, context, NUM_KV_HEADS, BLOCK_SIZE, TILE)
-        pointers = kv_ptr + pool_rows[:, None] * K + columns[None, :]
-        if K == K_BLOCK:
-            k = tl.load(pointers).to(DOT)
-            v = tl.load(pointers + value_offset).to(DOT)
-        else:
-            k = tl.load(pointers, mask=(columns < K)[None, :], other=0.0).to(DOT)
-            v = tl.load(pointers + value_offset, mask=(columns < K)[None, :], other=0.0).to(DOT)
-        sc = scores(q, k, scale, soft_cap, SOFT_CAP)
-        maximum, total, acc = accumulate(sc, v, maximum, total, acc)
-    for tile in range(tl.maximum(first_tile, whole_tiles), last_tile):
-        first = tile * TILE
-        pool_rows = token_rows(table_ptr, first, kv_head, context, NUM_KV_HEADS, BLOCK_SIZE, TILE)
-        pointers = kv_ptr + pool_rows[:, None] * K + columns[None, :]
-        keys = first + tl.arange(0, TILE)
-        tile_mask = (keys < context)[:, None] & (columns < K)[None, :]
+    if AHEAD:
+        tile_mask = (columns < K)[None, :]
+        first = first_tile * TILE
+        block = tile_blocks(table_ptr, first, context, BLOCK_SIZE, 1, RUNS, RUN)
+        pointers = _pointers(
+            kv_ptr, block, first, kv_head, columns, NUM_KV_HEADS, BLOCK_SIZE, K, RUNS, RUN
+        )
         k = tl.load(pointers, mask=tile_mask, other=0.0).to(DOT)
-        v = tl.load(pointers + value_offset, mask=tile_mask, other=0.0).to(DOT)
-        sc = scores(q, k, scale, soft_cap, SOFT_CAP)
-        visible = keys[None, :] <= position[:, None]
-        if WINDOW > 0:
-            visible = visible & (keys[None, :] > position[:, None] - WINDOW)
-        sc = tl.where(visible, sc, float("-inf"))
-        maximum, total, acc = accumulate(sc, v, maximum, total, acc)
+        sc = tl.dot(q, tl.trans(k))
+        if SOFT_CAP:
+            sc = capped(sc * scale, soft_cap)
+        if first_tile >= whole_tiles:
+            sc = _hidden(sc, first, position, WINDOW, TILE)
+        maximum = tl.maximum(tl.max(sc, axis=1), UNSEEN)
+        block = tile_blocks(table_ptr, first + TILE, context, BLOCK_SIZE, 1, RUNS, RUN)
+        for tile in range(first_tile, last_tile - 1):
+            v = tl.load(pointers + value_offset, mask=tile_mask, other=0.0).to(DOT)
+            first = (tile + 1) * TILE
+            pointers = _pointers(
+                kv_ptr, block, first, kv_head, columns, NUM_KV_HEADS, BLOCK_SIZE, K, RUNS, RUN
+            )
+            block = tile_blocks(table_ptr, first + TILE, context, BLOCK_SIZE, 1, RUNS, RUN)
+            k = tl.load(pointers, mask=tile_mask, other=0.0).to(DOT)
+            next_sc = tl.dot(q, tl.trans(k))
+            if SOFT_CAP:
+                next_sc = capped(next_sc * scale, soft_cap)
+            p = tl.exp2(sc * factor - (maximum * factor)[:, None])
+            total += tl.sum(p, axis=1)
+            acc = tl.dot(p.to(DOT), v, acc)
+            if tile + 1 >= whole_tiles:
+                next_sc = _hidden(next_sc, first, position, WINDOW, TILE)
+            new_maximum = tl.maximum(maximum, tl.max(next_sc, axis=1))
+            keep = tl.exp2((maximum - new_maximum) * factor)
+            total *= keep
+            acc *= keep[:, None]
+            maximum = new_maximum
+            sc = next_sc
+        keys = (last_tile - 1) * TILE + tl.arange(0, TILE)
+        v_mask = (keys < context)[:, None] & tile_mask
+        v = tl.load(pointers + value_offset, mask=v_mask, other=0.0).to(DOT)
+        p = tl.exp2(sc * factor - (maximum * factor)[:, None])
+        total += tl.sum(p, axis=1)
+        acc = tl.dot(p.to(DOT), v, acc)
+    else:
+        tile_mask = (columns < K)[None, :]
+        block = tile_blocks(table_ptr, first_tile * TILE, context, BLOCK_SIZE, 1, RUNS, RUN)
+        maximum = tl.full((ROWS,), UNSEEN, tl.float32)
+        for tile in range(first_tile, last_tile):
+            first = tile * TILE
+            pointers = _pointers(
+                kv_ptr, block, first, kv_head, columns, NUM_KV_HEADS, BLOCK_SIZE, K, RUNS, RUN
+            )
+            block = tile_blocks(table_ptr, first + TILE, context, BLOCK_SIZE, 1, RUNS, RUN)
+            k = tl.load(pointers, mask=tile_mask, other=0.0).to(DOT)
+            v_mask = (first + tl.arange(0, TILE) < context)[:, None] & tile_mask
+            v = tl.load(pointers + value_offset, mask=v_mask, other=0.0).to(DOT)
+            sc = tl.dot(q, tl.trans(k))
+            if SOFT_CAP:
+                sc = capped(sc * scale, soft_cap)
+            if tile >= whole_tiles:
+                sc = _hidden(sc, first, position, WINDOW, TILE)
+            new_maximum = tl.maximum(maximum, tl.max(sc, axis=1))
+            p = tl.exp2(sc * factor - (new_maximum * factor)[:, None])
+            keep = tl.exp2((maximum - new_maximum) * factor)
+            total = total * keep + tl.sum(p, axis=1)
+            acc = tl.dot(p.to(DOT), v, acc * keep[:, None])
+            maximum = new_maximum
 
     o = acc * (value_scale / tl.where(row_mask, total, 1.0))[:, None]
     tl.store(o_ptr + query * o_stride + head_columns, o.to(o_ptr.dtype.element_ty), mask=mask)
@@ -170,6 +261,7 @@ def attention_prefill(
     group = o_TQ.shape[1] // dim // layout.num_kv_heads
     rows = max(config.rows, triton.next_power_of_2(group))
     queries = rows // group
+    run = math.gcd(config.tile, layout.block_size)
     # each such sequence has one token more than its share of num_sequences
     num_runs = triton.cdiv(num_tokens, queries) + min(num_sequences, num_tokens - num_sequences)
     _prefill[(num_runs, layout.num_kv_heads)](
@@ -196,11 +288,13 @@ def attention_prefill(
         K_BLOCK=triton.next_power_of_2(dim),
         ROWS=rows,
         QUERIES=queries,
-        TILE=config.tile,
-        S_BLOCK=triton.next_power_of_2(max_sequences),
+        RUNS=config.tile // run,
+        RUN=run,
+        S_BLOCK=FEW if num_sequences <= FEW else triton.next_power_of_2(max_sequences),
         DOT=dot_type(kv.dtype),
+        AHEAD=config.ahead,
         OVERLAP=device.overlaps_launches,
         num_warps=config.num_warps,
-        num_stages=2 * config.depth + 1,
+        num_stages=config.depth + 1,
         **device.launch_options,
     )

@@ -45,7 +45,7 @@ class TritonKernels:
         self._kv_scales = kv_scales
         self._configs: dict[tuple[str, int, int, int], LinearConfig | None] = {}
         self._workspace = LinearWorkspace.allocate(where)
-        self._decode: dict[tuple[KVLayout, int], tuple[DecodeConfig, DecodeWorkspace]] = {}
+        self._decode: dict[tuple[KVLayout, int], DecodeWorkspace] = {}
 
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
         return pool.allocate_kv(num_layers, layout, self._where)
@@ -122,13 +122,8 @@ class TritonKernels:
         soft_cap: float = 0.0,
     ) -> torch.Tensor:
         """`window` and `soft_cap`: 0 for none."""
-        if (layout, num_heads) not in self._decode:
-            config = DecodeConfig.default(layout, self.device)
-            workspace = DecodeWorkspace.allocate(
-                layout, num_heads, self._max_sequences, config, self.device, self._where
-            )
-            self._decode[layout, num_heads] = config, workspace
-        config, workspace = self._decode[layout, num_heads]
+        config = DecodeConfig.default(layout, self.device, len(batch.context_lens_S))
+        workspace = self._decode_workspace(layout, num_heads)
         o_TQ = qkv_TE.new_empty((len(qkv_TE), num_heads * layout.head_dim))
         options: dict[str, Any] = {
             "kv_scales": self._kv_scales,
@@ -146,6 +141,17 @@ class TritonKernels:
 
     def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
         return embed.embed(x_TD, rows_R, self.device)
+
+    def _decode_workspace(self, layout: KVLayout, num_heads: int) -> DecodeWorkspace:
+        if (layout, num_heads) not in self._decode:
+            most = max(
+                DecodeConfig.default(layout, self.device, n).num_programs(layout, self.device)
+                for n in (1, self._max_sequences)
+            )
+            self._decode[layout, num_heads] = DecodeWorkspace.allocate(
+                layout, num_heads, self._max_sequences, most, self._where
+            )
+        return self._decode[layout, num_heads]
 
     def _config(self, weight: PackedWeight, num_rows: int) -> LinearConfig | None:
         """The chosen configuration; unmeasured, the likely best up to 64 rows."""

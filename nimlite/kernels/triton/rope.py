@@ -9,6 +9,7 @@ from nimlite.kernels.triton.device import Device, await_inputs
 
 _HEADS = 8
 """Heads of one token that a program handles."""
+_WARPS = 2
 
 
 @triton.jit
@@ -121,6 +122,6 @@ def rope_and_cache(
         REST_BLOCK=triton.next_power_of_2(max(dim - rotary, 1)),
         HEADS=_HEADS,
         OVERLAP=device.overlaps_launches,
-        num_warps=2,
+        num_warps=_WARPS,
         **device.launch_options,
     )
