@@ -142,3 +142,61 @@ def greedy(
     engine = startup.load_engine(plan, directory, backend, session.progress)
     for line in run_greedy(engine, directory.path / "tokenizer.json", write, against):
         typer.echo(line)
+
+
+@app.command("serve")
+def serve_command(
+    config: Annotated[Path, typer.Option(help="A Hugging Face config.json, or its directory.")],
+    precision: Annotated[
+        list[str] | None, typer.Option(help="bf16 or fp8; repeatable. Default: bf16.")
+    ] = None,
+    concurrency: Annotated[
+        list[int] | None, typer.Option(min=1, help="Clients at once; repeatable. Default: 256.")
+    ] = None,
+    input_tokens: Annotated[int, typer.Option(min=1, help="Of each prompt.")] = 128,
+    output_tokens: Annotated[int, typer.Option(min=2, help="Of each answer.")] = 256,
+    max_batch_size: Annotated[int, typer.Option(help="Sequences that run at once.")] = 1024,
+    clients: Annotated[int, typer.Option(min=1, help="Processes that the clients share.")] = 4,
+    offline: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines of `bench offline`: the share of its figure is printed."),
+    ] = None,
+    json: JsonOption = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw throughput against latency here, as SVG.")
+    ] = None,
+) -> None:
+    """`nimlite serve` on one GPU, with random weights, asked by streaming clients."""
+    from nimlite.bench import serve
+    from nimlite.bench.chart import Series, throughput_latency_svg
+
+    # As an exit, it ends the servers under test, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    case = serve.ServeCase(num_prompt_tokens=input_tokens, num_output_tokens=output_tokens)
+    lines: list[str] = []
+    drawn: list[Series] = []
+    with serve.with_words(config) as directory:
+        for chosen in precision or ["bf16"]:
+            points: list[serve.ServePoint] = []
+
+            def report(point: serve.ServePoint, points: list[serve.ServePoint] = points) -> None:
+                points.append(point)
+                lines.append(point.json_line())
+                typer.echo(lines[-1])
+
+            serve.run_serve(
+                serve.serve_command(directory, chosen, max_batch_size),
+                case,
+                concurrency or [256],
+                report,
+                vocab_size=serve.vocab_size(directory),
+                num_clients=clients,
+                offline=serve.read_offline(offline, chosen) if offline else {},
+            )
+            typer.echo(serve.table(points))
+            drawn.append(Series(chosen, serve.curve(points)))
+    if json:
+        json.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    if picture:
+        title = f"Throughput against latency over HTTP, {input_tokens}/{output_tokens} tokens"
+        picture.write_text(throughput_latency_svg(title, drawn), encoding="utf-8")

@@ -1,6 +1,7 @@
 """When a system answered, and the figures that follow. Times are seconds on one monotonic clock."""
 
 import itertools
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ class RequestTiming:
 
     @property
     def decode_rate(self) -> float:
-        """Tokens after the first, a second."""
-        return (self.num_output_tokens - 1) / (self.arrivals[-1] - self.arrivals[0])
+        """Tokens after the first, a second; infinite where all came at once."""
+        seconds = self.arrivals[-1] - self.arrivals[0]
+        return (self.num_output_tokens - 1) / seconds if seconds else math.inf
 
     @property
     def gaps(self) -> tuple[float, ...]:

@@ -70,8 +70,9 @@ async def listen_together(server: HostServer) -> list[Tokens]:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=120) as client:
         heard = await asyncio.gather(*(listen(client, i) for i in range(NUM_CLIENTS)))
-        for _ in range(1000):  # until the server has noticed who left
-            if not server.client.stats().num_running:
+        for _ in range(20_000):  # until server and engine have noticed who left
+            stats = server.client.stats()
+            if not stats.num_running and not stats.num_waiting:
                 break
             await client.get("/v1/health/live")
     return heard
