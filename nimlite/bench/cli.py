@@ -200,3 +200,26 @@ def serve_command(
     if picture:
         title = f"Throughput against latency over HTTP, {input_tokens}/{output_tokens} tokens"
         picture.write_text(throughput_latency_svg(title, drawn), encoding="utf-8")
+
+
+@app.command()
+def start(
+    model: Annotated[str, typer.Argument(help="As for `serve`.")],
+    flag: Annotated[
+        list[str] | None,
+        typer.Option(help="One more flag of `serve`, as --flag=--random-weights; repeatable."),
+    ] = None,
+    cache_path: Annotated[
+        Path | None, typer.Option(help="An empty directory. Default: a temporary one.")
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Seconds from the command to the first token over HTTP, with nothing cached and again."""
+    from nimlite.bench.start import measure_starts
+
+    lines: list[str] = []
+    for one in measure_starts(model, flag or (), cache_path):
+        typer.echo(str(one))
+        lines.append(f"{one.json_line()}\n")
+    if json:
+        json.write_text("".join(lines), encoding="utf-8")

@@ -86,11 +86,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(command: ServerCommand) -> Iterator[Server]:
-    """Start the server, wait until it is ready, and end it with the block."""
+def running(command: ServerCommand, log_file: Path | None = None) -> Iterator[Server]:
+    """Start the server, wait until it is ready, and end it with the block. `log_file`: where its
+    output stays."""
     port = _free_port()
     arguments = [argument.replace("{port}", str(port)) for argument in command.arguments]
-    with tempfile.TemporaryFile() as log:
+    with log_file.open("w+b") if log_file else tempfile.TemporaryFile() as log:
         # A session of its own, so that the whole tree can be ended.
         process = subprocess.Popen(
             arguments, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
