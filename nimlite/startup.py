@@ -84,27 +84,38 @@ def find_manifest(model: str | None, store: Store, progress: Progress) -> Manife
 
 
 def _manifest_of_path(path: Path) -> Manifest:
-    from nimlite.build.checkpoint import open_checkpoint
-    from nimlite.build.engine_dir import ENGINE_FILE, open_engine
+    from nimlite.build.huggingface_config import read_config
     from nimlite.models.registry import read_spec
 
     if stored := read_model_store(path):
         return stored
-    if (path / ENGINE_FILE).exists():
-        built = open_engine(path, verify=False).config
-        return Manifest(
-            family=built.model_name,
-            display_name=built.model_name,
-            served_name=built.served_name,
-            license="unknown",
-            artifact=Artifact(uri=str(path)),
-            shape=ModelShape.of(built.spec),
-            profiles=(built.profile,),
-        )
-    shape = ModelShape.of(read_spec(open_checkpoint(path).config))
+    if (path / "engine.json").exists():
+        return _manifest_of_engine(path)
+    if (path / "config.json").is_file():  # the usual one: read without importing torch
+        config = read_config(path)
+    else:
+        from nimlite.build.checkpoint import open_checkpoint
+
+        config = open_checkpoint(path).config
+    shape = ModelShape.of(read_spec(config))
     shape = replace(shape, checkpoint_parameters=count_parameters(path))
     return generate_manifest(
         path.stem if path.is_file() else path.name, shape, Artifact(uri=str(path))
+    )
+
+
+def _manifest_of_engine(path: Path) -> Manifest:
+    from nimlite.build.engine_dir import open_engine
+
+    built = open_engine(path, verify=False).config
+    return Manifest(
+        family=built.model_name,
+        display_name=built.model_name,
+        served_name=built.served_name,
+        license="unknown",
+        artifact=Artifact(uri=str(path)),
+        shape=ModelShape.of(built.spec),
+        profiles=(built.profile,),
     )
 
 
@@ -206,7 +217,7 @@ def _checkpoint(plan: Plan, store: Store, progress: Progress) -> "Checkpoint":
 
     artifact = plan.selection.manifest.artifact
     if not plan.settings.random_weights:
-        return open_checkpoint(store.fetch(artifact, progress), store.sha256)
+        return open_checkpoint(store.fetch(artifact, progress), store.block_sha256)
     if artifact.uri.startswith("hf://") and "?" not in artifact.uri:
         config = store.fetch(Artifact(uri=f"{artifact.uri}?file=config.json"), progress)
         return RandomCheckpoint(json.loads(config.read_text()))

@@ -23,7 +23,7 @@ from nimlite.build.engine_dir import (
 )
 from nimlite.build.quality import QualityReport, require_quality
 from nimlite.build.reference import Reference
-from nimlite.build.selftest import probe_prompts, self_test
+from nimlite.build.selftest import Logits, probe_prompts, self_test
 from nimlite.build.target import BuildTarget
 from nimlite.build.weights_file import load_weights, weights_name, write_weights
 from nimlite.errors import BuildError, ChecksumError, ModelError
@@ -101,7 +101,7 @@ def _build(job: BuildJob, work: Path, progress: Progress, target: BuildTarget) -
         held, quality = _build_on_device(job, spec, work, progress, target)
     else:
         convert(job.checkpoint, spec, target, job.profile.tp, work, progress)
-        quality = _prove(job, spec, load_weights(work), work, progress, target)
+        quality = _prove(job, spec, work, progress, target)
     config = EngineConfig(
         key=job.key,
         model_name=job.model_name,
@@ -123,29 +123,45 @@ def _build(job: BuildJob, work: Path, progress: Progress, target: BuildTarget) -
 def _build_on_device(
     job: BuildJob, spec: ModelSpec, work: Path, progress: Progress, target: BuildTarget
 ) -> tuple[Weights, QualityReport]:
-    """The weights are proved where they will serve, while threads write them to their file."""
-    weights = convert_on_device(job.checkpoint, spec, target, WHOLE, progress)
-    with ThreadPoolExecutor(1) as thread:
-        written = thread.submit(write_weights, work / weights_name(0), weights, target.device)
-        quality = _prove(job, spec, weights, work, progress, target)
+    """The weights are proved where they will serve, while threads compile, and write the weights to
+    their file."""
+    prompts = _prompts(job, spec, work)
+    with ThreadPoolExecutor(2) as threads:
+        prepared = threads.submit(target.prepare, spec, work, progress)
+        weights = convert_on_device(job.checkpoint, spec, target, WHOLE, progress)
+        written = threads.submit(write_weights, work / weights_name(0), weights, target.device)
+        with progress.task("Compute the reference", None, ""):
+            expected = tuple(Reference(job.checkpoint, spec, target.device)(prompts))
+        prepared.result()
+        engine = target.logits(spec, weights, work, progress)
+        quality = _compare(job, engine, lambda _: iter(expected), prompts, progress)
         with progress.task("Write the weights", None, ""):
             written.result()
     return weights, quality
 
 
 def _prove(
-    job: BuildJob,
-    spec: ModelSpec,
-    weights: Weights,
-    work: Path,
-    progress: Progress,
-    target: BuildTarget,
+    job: BuildJob, spec: ModelSpec, work: Path, progress: Progress, target: BuildTarget
 ) -> QualityReport:
+    prompts = _prompts(job, spec, work)
+    engine = target.logits(spec, load_weights(work), work, progress)
+    return _compare(job, engine, Reference(job.checkpoint, spec), prompts, progress)
+
+
+def _prompts(job: BuildJob, spec: ModelSpec, work: Path) -> list[list[int]]:
     max_tokens = min(spec.max_positions, job.profile.max_model_len)
-    prompts = probe_prompts(work / "tokenizer.json", spec.vocab_size, max_tokens)
-    engine = target.logits(spec, weights, work, progress)
+    return probe_prompts(work / "tokenizer.json", spec.vocab_size, max_tokens)
+
+
+def _compare(
+    job: BuildJob,
+    engine: Logits,
+    reference: Logits,
+    prompts: list[list[int]],
+    progress: Progress,
+) -> QualityReport:
     with progress.task("Compare with the reference", sum(map(len, prompts)), "tokens") as task:
-        report = self_test(engine, Reference(job.checkpoint, spec, target.device), prompts)
+        report = self_test(engine, reference, prompts)
         task.advance(report.num_tokens)
     log.info("Self-test of %s: %s.", job.profile.name, report)
     require_quality(report, job.profile.precision)

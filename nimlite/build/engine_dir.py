@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from nimlite.build.block_digest import BlockDigests, damage_of, digest_blocks
 from nimlite.build.quality import QualityReport
 from nimlite.build.weights_file import (
     DamagedBlockError,
@@ -29,6 +28,7 @@ from nimlite.errors import ChecksumError, ModelError
 from nimlite.layers.linear import Weights
 from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Profile
+from nimlite.store.block_digest import BlockDigests, damage_of, digest_blocks
 from nimlite.store.digest import FileDigest, damaged_files, digest_files
 from nimlite.version import ENGINE_FORMAT, __version__
 

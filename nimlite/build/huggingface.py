@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nimlite.build.checkpoint import license_files
+from nimlite.build.huggingface_config import read_config, read_json, unreadable
 from nimlite.build.safetensors_layout import FileLayout
 from nimlite.build.staging import Staging
 from nimlite.errors import ModelError
@@ -45,14 +46,7 @@ class HuggingFaceCheckpoint:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        config = self._json("config.json")
-        if "quantization_config" in config:
-            method = config["quantization_config"].get("quant_method", "unknown")
-            raise ModelError(
-                f"{self._path} holds weights quantized by {method!r}, which is not read yet. Give"
-                " the checkpoint in bf16, fp16 or fp32: the profile's precision is made from it."
-            )
-        return config
+        return read_config(self._path)
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -130,17 +124,10 @@ class HuggingFaceCheckpoint:
         return self._files[name]
 
     def _json(self, name: str) -> dict[str, Any]:
-        try:
-            data: dict[str, Any] = json.loads((self._path / name).read_text())
-            return data
-        except ValueError as error:
-            raise self._unreadable(name, error) from error
+        return read_json(self._path / name)
 
     def _unreadable(self, name: str, error: Exception) -> ModelError:
-        return ModelError(
-            f"{self._path / name} can't be read ({error}). It is missing, truncated or damaged:"
-            " copy or download it again."
-        )
+        return unreadable(self._path / name, error)
 
 
 class _File:

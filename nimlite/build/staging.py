@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from nimlite.build.block_digest import BLOCK_BYTES
+from nimlite.store.block_digest import BLOCK_BYTES
 
 CPU = torch.device("cpu")
 Check = Callable[[memoryview], None]

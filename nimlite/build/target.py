@@ -27,6 +27,9 @@ class BuildTarget(Protocol):
     def scheme(self, name: str, num_columns: int) -> Scheme:
         """The format of the engine tensor `name`."""
 
+    def prepare(self, spec: ModelSpec, directory: Path, progress: Progress) -> None:
+        """Do what needs no weights, in a thread beside the conversion: compile."""
+
     def logits(
         self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
     ) -> Logits:

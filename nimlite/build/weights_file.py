@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from nimlite.build.block_digest import BLOCK_BYTES, BlockDigests
 from nimlite.build.safetensors_layout import DTYPES, FileLayout
 from nimlite.build.staging import Staging
 from nimlite.layers.linear import Weights
 from nimlite.quant.base import PackedWeight
+from nimlite.store.block_digest import BLOCK_BYTES, BlockDigests
 
 _ALIGNMENT = 64
 _PADDING = "padding."

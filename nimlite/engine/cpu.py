@@ -44,6 +44,9 @@ class CpuBackend:
             precision = Precision.INT8
         return scheme_for(precision, num_columns)
 
+    def prepare(self, spec: ModelSpec, directory: Path, progress: Progress) -> None:
+        """Its kernels are ready."""
+
     def logits(
         self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
     ) -> Logits:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from nimlite.build.selftest import Logits
 from nimlite.engine.device_sampler import DeviceSampler
 from nimlite.engine.engine import Engine, kv_layout
 from nimlite.engine.evaluate import prompt_logits
+from nimlite.engine.request import SamplingParams
 from nimlite.errors import SettingError
-from nimlite.kernels.base import Batch, KVLayout
+from nimlite.kernels.base import Batch, Forward, KVLayout, Step
+from nimlite.kernels.torch_kernels import used_part
 from nimlite.kernels.triton.kernel_cache import KernelCache
 from nimlite.kernels.triton.kernels import TritonKernels
-from nimlite.kernels.triton.tuning import choose
+from nimlite.kernels.triton.tuning import choose, compile_candidates
 from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
@@ -62,6 +65,15 @@ class GpuBackend:
     def scheme(self, name: str, num_columns: int) -> Scheme:
         return gpu_scheme(name, self.profile.precision)
 
+    def prepare(self, spec: ModelSpec, directory: Path, progress: Progress) -> None:
+        self._cache(directory).activate()
+        dtype = activation_dtype(self.profile.precision)
+        with ThreadPoolExecutor(1) as thread, progress.task("Compile the kernels", None, ""):
+            shapes = products(spec, self.profile.precision)
+            compiled = thread.submit(compile_candidates, shapes, self.device, dtype)
+            warm_up(spec, self.profile, self.device)
+            compiled.result()
+
     def logits(
         self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
     ) -> Logits:
@@ -101,12 +113,46 @@ class GpuBackend:
         )
 
     def _kernels(self, spec: ModelSpec, directory: Path, progress: Progress) -> TritonKernels:
-        cache = KernelCache(directory / "kernels", self.device)
+        cache = self._cache(directory)
         cache.activate()
         dtype = activation_dtype(self.profile.precision)
         with progress.task("Choose the kernels", None, ""):
             choices = cache.choices(products(spec, self.profile.precision), dtype)
         return TritonKernels(self.device, dtype, self.profile.max_batch_size, choices)
+
+    def _cache(self, directory: Path) -> KernelCache:
+        return KernelCache(directory / "kernels", self.device)
+
+
+class _UnrecordedKernels(TritonKernels):
+    """Every step runs kernel by kernel."""
+
+    def capture(self, forward: Forward, batch: Batch) -> Step:
+        return lambda counts: forward(used_part(batch, counts))
+
+
+def warm_up(spec: ModelSpec, profile: Profile, device: torch.device) -> None:
+    """Compile what an engine of this shape runs: a layer of it with random weights answers a few
+    requests. Left out where memory is short, for it only saves time."""
+    if torch.cuda.mem_get_info(device)[0] < 3 * 2 * spec.num_parameters:
+        return
+    spec = dataclasses.replace(spec, num_layers=1)
+    layout = kv_layout(spec, dataclasses.replace(profile, kv_cache_bytes=1))
+    block_bytes = 2 * layout.num_kv_heads * layout.block_size * layout.head_dim
+    pool = (profile.max_batch_size + 64) * block_bytes * layout.dtype.itemsize
+    dtype = activation_dtype(profile.precision)
+    engine = Engine(
+        spec=spec,
+        weights=random_weights(spec, profile.precision, device),
+        profile=dataclasses.replace(profile, kv_cache_bytes=pool),
+        kernels=_UnrecordedKernels(device, dtype, profile.max_batch_size, {}),
+        eos_token_ids=(),
+        sampler=DeviceSampler(profile.max_batch_size, device),
+    )
+    prompts = [[1] * min(300, profile.max_model_len // 2), [2]]
+    for temperature in (0.0, 1.0):
+        params = SamplingParams(temperature=temperature, max_tokens=3, ignore_eos=True)
+        engine.generate(prompts, params)
 
 
 def activation_dtype(precision: Precision) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""sha256 of large files, remembered for as long as the files are not touched.
+"""Digests of large files, remembered for as long as the files are not touched.
 
 A file is known by its device and inode; that its size or the time of its last change differs makes
 it another one. A bit that flips on the disk changes neither: reading everything, as
@@ -11,7 +11,7 @@ import os
 import uuid
 from pathlib import Path
 
-from nimlite.store.digest import sha256_of
+from nimlite.store.digest import Sha256, sha256_of
 
 _LARGE = 1 << 20
 """Smaller files are read faster than they are looked up."""
@@ -20,14 +20,15 @@ _LARGE = 1 << 20
 class DigestReceipts:
     """A directory with a small file for each digest. Several processes may share it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, compute: Sha256 = sha256_of) -> None:
         self._directory = directory
+        self._compute = compute
 
     def sha256(self, path: Path) -> str:
-        """sha256 of the file's bytes, lower-case hex. One that was just changed is read again."""
+        """What `compute` gives for the file. One that was just changed is read again."""
         stat = path.stat()
         if stat.st_size < _LARGE:
-            return sha256_of(path)
+            return self._compute(path)
         receipt = self._directory / f"{stat.st_dev:x}-{stat.st_ino:x}.json"
         state = {
             "size": stat.st_size,
@@ -38,7 +39,7 @@ class DigestReceipts:
             known = json.loads(receipt.read_text())
             if {name: known.get(name) for name in state} == state:
                 return str(known["sha256"])
-        digest = sha256_of(path)
+        digest = self._compute(path)
         self._write(receipt, {**state, "sha256": digest, "path": str(path)})
         return digest
 

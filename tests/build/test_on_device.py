@@ -8,7 +8,6 @@ import torch
 from fakes.llama import Llama, random_llama
 from safetensors.torch import load_file
 
-from nimlite.build.block_digest import BLOCK_BYTES, BlockDigests, digest_blocks
 from nimlite.build.builder import BuildJob, build_engine
 from nimlite.build.convert import convert, convert_on_device
 from nimlite.build.engine_dir import open_engine
@@ -32,6 +31,7 @@ from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import SILENT, Progress
 from nimlite.profiles.manifest import Precision
 from nimlite.quant.base import PackedWeight, Scheme
+from nimlite.store.block_digest import BLOCK_BYTES, BlockDigests, digest_blocks
 
 CPU = torch.device("cpu")
 
@@ -47,6 +47,9 @@ class RowsTarget:
 
     def scheme(self, name: str, num_columns: int) -> Scheme:
         return gpu_scheme(name, self.precision)
+
+    def prepare(self, spec: ModelSpec, directory: Path, progress: Progress) -> None:
+        assert directory.name.endswith(".building")
 
     def logits(
         self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress

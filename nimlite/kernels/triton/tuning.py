@@ -178,3 +178,11 @@ def _rows(
 ) -> torch.Tensor | ScaledRows:
     x = torch.randn(num_rows, weight.num_columns, dtype=dtype, device=where)
     return quantize_rows(x, device) if weight.scheme == "fp8_rows" else x
+
+
+def compile_candidates(
+    shapes: Iterable[tuple[Scheme, int, int]], where: torch.device, dtype: torch.dtype
+) -> None:
+    """What `choose` will compare. Other work on the device does not matter here."""
+    workspace, unique = LinearWorkspace.allocate(where), list(dict.fromkeys(shapes))
+    _compile(unique, list(ROW_BUCKETS), workspace, Device.of(where), where, dtype)

@@ -36,6 +36,15 @@ def digest_blocks(path: Path) -> BlockDigests:
     return BlockDigests(path.stat().st_size, tuple(_each_block(path, BLOCK_BYTES)))
 
 
+def block_sha256(path: Path) -> str:
+    """One digest of the whole file, from those of its blocks: not what `sha256sum` prints, but made
+    by all cores."""
+    digest = hashlib.sha256()
+    for block in digest_blocks(path).sha256:
+        digest.update(bytes.fromhex(block))
+    return digest.hexdigest()
+
+
 def damage_of(path: Path, expected: BlockDigests, *, read: bool = True) -> str | None:
     """What is wrong with the file, None: nothing. Without `read` only its size is compared."""
     if not path.is_file():

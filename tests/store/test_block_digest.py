@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from nimlite.build.block_digest import BLOCK_BYTES, BlockDigests, damage_of, digest_blocks
+from nimlite.store.block_digest import BLOCK_BYTES, BlockDigests, damage_of, digest_blocks
 
 CONTENT = bytes(range(256)) * (2 * BLOCK_BYTES // 256) + b"the rest"
 
