@@ -64,6 +64,10 @@ def prepare(plan: Plan, store: Store, progress: Progress) -> Prepared:
     kernels = startup.prepare_kernels(plan, store, progress)
     directory = startup.prepare_engine(plan, store, kernels, progress)
     engine = startup.load_engine(plan, directory, kernels, progress)
+    if plan.selection.chosen.profile.device is Device.GPU:
+        from nimlite.engine.warmup import warm_up
+
+        warm_up(engine, progress)
     facts = EngineFacts(
         directory=directory.path, profile=engine.profile, vocab_size=engine.spec.vocab_size
     )

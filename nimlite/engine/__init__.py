@@ -10,4 +10,5 @@ loop.py        schedule, run, report, for ever     client.py          the asynci
 process.py     an engine in a child process        child.py           that process itself
 wire.py        what the two say to each other      limits.py          what one request may ask
 gpu.py         an engine on one GPU                evaluate.py        logits of a whole text
+warmup.py      requests before the first
 """
