@@ -180,11 +180,16 @@ class EngineProcess:
             self._kill()
 
     def _send(self, message: object) -> None:
-        if self._error is None:
-            self._outbox += encode(message)
-            self._write()
+        if self._error is not None:
+            return
+        assert self._loop is not None
+        if not self._outbox:  # all of this turn of the event loop goes together
+            self._loop.call_soon(self._write)
+        self._outbox += encode(message)
 
     def _write(self) -> None:
+        if self._error is not None:
+            return
         try:
             sent = self._connection.send(self._outbox)
         except BlockingIOError:

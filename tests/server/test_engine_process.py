@@ -3,6 +3,9 @@
 import functools
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,3 +95,40 @@ def test_a_killed_engine_ends_streams_with_an_error_and_flips_health(tiny: Llama
             with pytest.raises(openai.APIStatusError, match="must be restarted") as raised:
                 client.completions.create(**ask)
             assert (raised.value.status_code, raised.value.code) == (503, "engine_dead")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_drains_and_ends_both(tiny: Llama, sent: int) -> None:
+    """As Ctrl-C sends it: the answer under way is finished, nobody shows a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    path = os.pathsep.join(path for path in sys.path if path)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "fakes.serve_paced", str(port), str(tiny.tokenizer_directory)],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    with server, openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none") as client:
+        assert server.stdout is not None
+        child = next(int(line.split()[1]) for line in server.stdout if line.startswith("child "))
+        while True:
+            try:
+                ready = httpx.get(f"http://127.0.0.1:{port}/v1/health/ready")
+            except httpx.TransportError:
+                continue
+            if ready.status_code == 200:
+                break
+        ask = {"model": "tiny", "prompt": PROMPT, "max_tokens": 40}
+        stream = iter(client.completions.create(**ask, stream=True))
+        text = next(stream).choices[0].text
+        os.killpg(server.pid, sent)
+        text += "".join(chunk.choices[0].text for chunk in stream)
+        rest, _ = server.communicate(timeout=60)
+    assert text == "A" * 40
+    assert server.returncode == 0
+    assert "Traceback" not in rest
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)

@@ -1,0 +1,72 @@
+"""The engine of a plan, where it is to run."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from fakes.driving import Outcome, request
+
+from nimlite.build.random import RandomCheckpoint
+from nimlite.engine.client import EngineClient
+from nimlite.observe.bars import LineProgress
+from nimlite.probe import probe
+from nimlite.server.tokenizer import Tokenizer
+from nimlite.serving import host_engine
+from nimlite.settings import read_settings
+from nimlite.startup import find_manifest, make_plan
+from nimlite.store.cache import Store
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 272,
+    "tie_word_embeddings": True,
+    "eos_token_id": 256,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    directory = tmp_path / "tiny-llama"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    RandomCheckpoint(CONFIG).save_tokenizer(directory)
+    return directory
+
+
+def test_an_engine_is_built_and_answers_alike_in_a_process_and_in_a_thread(
+    checkpoint: Path, tmp_path: Path, cache_dir: Path, library: object
+) -> None:
+    store = Store(tmp_path / "cache", offline=True)
+    store.root.mkdir()
+    store.kernels.symlink_to(cache_dir)
+    lines: list[str] = []
+    progress = LineProgress(lines.append)
+    given = {"NIM_RANDOM_WEIGHTS": "1", "NIM_TAGS_SELECTOR": "precision=bf16,device=cpu"}
+    manifest = find_manifest(str(checkpoint), store, progress)
+    plan = make_plan(manifest, probe(checkpoint), read_settings(given, {}))
+
+    async def ask(in_process: bool) -> Outcome:
+        host, facts = host_engine(plan, store, progress, in_process=in_process)
+        client = EngineClient(host)
+        try:
+            assert facts.vocab_size == 272
+            assert facts.profile.max_model_len == host.limits.max_model_len == 512
+            assert Tokenizer.load(facts.directory).token_bytes[65] == b"A"
+            generated = client.generate([request("a", [1, 2, 3], max_tokens=12)])
+            return Outcome.of([delta async for deltas in generated for delta in deltas])
+        finally:
+            client.close()
+
+    apart = asyncio.run(ask(in_process=True))
+    assert any(line.startswith("Seal the engine") for line in lines)  # as the child built it
+    assert asyncio.run(ask(in_process=False)) == apart
+    assert len(apart.token_ids) in range(1, 13)
