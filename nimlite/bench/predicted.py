@@ -104,7 +104,7 @@ def measure_memory(model: _Model, context: int, before: int) -> str:
     profile = model.profile(context, 64, 8192)
     predicted = plan_memory(model.shape, profile, 1 << 50).total
     engine = model.engine(profile)
-    prompts = [[7] * min(context - 8, 3 * profile.max_num_tokens)]
+    prompts = [[7] * min(context - 8, profile.max_num_tokens)]
     engine.generate(prompts, SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True))
     drawn = SamplingParams(
         temperature=0.8,
