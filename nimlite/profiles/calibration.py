@@ -1,8 +1,8 @@
 """How much of a device's peak the engine reaches: the one table that predictions are tuned by.
 
 Measured on 2026-11-23, commits 70c53cf (one H200) and 63a288b (one core of an AMD EPYC with
-AVX-512); docs/performance.md has the runs. What is not measured leans on its nearest neighbour. A
-change for speed is followed by a change here.
+AVX-512), attention on 2026-11-24, commit 7c994d7; docs/performance.md has the runs. What is not
+measured leans on its nearest neighbour. A change for speed is followed by a change here.
 """
 
 from collections.abc import Mapping
@@ -31,13 +31,13 @@ class Efficiency:
 
 _BF16 = Efficiency(
     weights=0.845,  # products 3.7 ms a step of one sequence
-    kv=0.855,  # 4.1 TB/s of 4.8 at 64 x 2,048
+    kv=0.88,  # 128 us at 64 x 2,048, 196 at 1,024 x 190
     compute=0.63,  # 43,051 tokens/s of prefill
     layer_seconds=25e-6,  # 4.5 ms a step of one sequence
     sequence_seconds=2e-6,  # 31 ms a step of 1,024
     source="measured on an H200",
 )
-_FP8 = replace(_BF16, weights=0.765, kv=0.5, compute=0.51)  # 2.9 ms, 2.1-2.7 TB/s, 69,587 tokens/s
+_FP8 = replace(_BF16, weights=0.765, kv=0.8, compute=0.49)  # 2.9 ms, 69 and 113 us, 69,587 tokens/s
 _CPU = Efficiency(
     weights=1.0,
     kv=1.0,
@@ -46,7 +46,7 @@ _CPU = Efficiency(
     sequence_seconds=0.0,
     source="measured on an AMD EPYC",
 )
-_INT8_SQ = replace(_FP8, kv=0.855, source="estimated after fp8")
+_INT8_SQ = replace(_FP8, kv=0.88, source="estimated after fp8")
 _INT4 = replace(_BF16, weights=0.6, compute=0.45, source="estimated after bf16")
 
 EFFICIENCY: Mapping[tuple[Device, Precision], Efficiency] = {

@@ -28,7 +28,7 @@ _VOCABULARY = {Precision.FP32: Precision.FP32, Precision.INT8: Precision.INT8}
 _VOCABULARY |= {Precision.INT4: Precision.INT8}
 """How the embedding and the head are held; else in 16 bits."""
 _KV_BYTES = {Precision.FP32: 4.0, Precision.BF16: 2.0, Precision.FP16: 2.0, Precision.FP8: 1.0}
-_RUNTIME_BYTES = {Device.CPU: 384 * _MIB, Device.GPU: 768 * _MIB}
+_RUNTIME_BYTES = {Device.CPU: 384 * _MIB, Device.GPU: 1024 * _MIB}
 """Python and torch with their libraries; on a GPU the CUDA context and the kernels' code."""
 _WORKSPACE_BYTES = 96 * _MIB
 """cuBLAS, the products' partial sums, decode attention's partial sums."""
@@ -41,7 +41,7 @@ _SAMPLING_BYTES = 11
 log-probabilities."""
 _COMMUNICATION_BYTES = 256 * _MIB
 """NCCL's channels and the peers' buffers of a rank."""
-_SLACK = 0.08
+_SLACK = 0.25
 """Of a GPU's buffers: blocks that the allocator can't hand out again in full."""
 
 

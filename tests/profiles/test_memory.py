@@ -59,3 +59,25 @@ def test_a_servers_peak_on_the_cpu_is_never_above_and_at_most_a_tenth_below(
     )
     predicted = plan_memory(SMOLLM.shape, profile, 1 << 40).total / (1 << 30)
     assert measured <= predicted <= 1.1 * measured
+
+
+@pytest.mark.parametrize(
+    ("precision", "context", "measured"),
+    [
+        ("bf16", 4096, 20.07),
+        ("bf16", 32768, 21.57),
+        ("bf16", 131072, 33.60),
+        ("fp8", 4096, 12.19),
+        ("fp8", 32768, 13.03),
+        ("fp8", 131072, 19.03),
+    ],
+)
+def test_an_engines_peak_on_an_h200_likewise(precision: str, context: int, measured: float) -> None:
+    """docs/performance.md, "Predicted and measured": GiB by nvidia-smi."""
+    name = f"nimlite-{precision}-tp1-pp1-gpu-latency"
+    profile = next(p for p in LLAMA.profiles if p.name == name)
+    profile = replace(profile, max_model_len=context, max_num_tokens=8192)
+    pool = max(kv_bytes(LLAMA.shape, profile, n) * c for n, c in ((context, 1), (384, 64)))
+    profile = replace(profile, kv_cache_bytes=pool)
+    predicted = plan_memory(LLAMA.shape, profile, 1 << 40).total / (1 << 30)
+    assert measured <= predicted <= 1.1 * measured
