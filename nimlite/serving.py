@@ -135,8 +135,11 @@ class _Service:
         )
 
     def _prepare(self) -> tuple[EngineHost, EngineFacts, Tokenizer]:
-        on_gpu = self._plan.selection.chosen.profile.device is Device.GPU
-        host, facts = host_engine(self._plan, self._store, self._progress, in_process=on_gpu)
+        def start(plan: Plan) -> tuple[EngineHost, EngineFacts]:
+            on_gpu = plan.selection.chosen.profile.device is Device.GPU
+            return host_engine(plan, self._store, self._progress, in_process=on_gpu)
+
+        self._plan, (host, facts) = startup.first_that_passes(self._plan, start)
         with self._progress.task("Load the tokenizer", None, ""):
             return host, facts, Tokenizer.load(facts.directory)
 

@@ -11,19 +11,20 @@ import difflib
 import json
 import logging
 import os
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from nimlite.errors import SettingError
+from nimlite.errors import SelfTestError, SettingError
 from nimlite.observe.progress import Progress
 from nimlite.probe import Machine
+from nimlite.probe.machine import Gpu
 from nimlite.profiles.checkpoint_size import count_parameters
 from nimlite.profiles.generate import generate_manifest
 from nimlite.profiles.load import load_manifests, profiles_directory
 from nimlite.profiles.manifest import Artifact, Device, Manifest
-from nimlite.profiles.selection import Selection, select
+from nimlite.profiles.selection import Selection, next_precision, select
 from nimlite.profiles.shape import ModelShape
 from nimlite.redaction import public
 from nimlite.settings import Settings
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from nimlite.engine.engine import Engine
 
 DEFAULT_FAMILY = "smollm2-135m"
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -151,14 +153,29 @@ def limit_openmp(environ: MutableMapping[str, str], num_threads: int) -> None:
 
 
 def choose_gpu(environ: MutableMapping[str, str], plan: Plan) -> None:
-    """Show CUDA only the GPU with the most free memory; what the user set stands.
+    """Show CUDA only the GPU that was chosen; what the user set stands.
 
     Must come before CUDA is initialized.
     """
-    gpus = plan.machine.gpus
-    if plan.selection.chosen.profile.num_gpus == 1 and len(gpus) > 1:
-        most_free = max(gpus, key=lambda gpu: gpu.free_bytes)
-        environ.setdefault("CUDA_VISIBLE_DEVICES", most_free.uuid)
+    if plan.selection.chosen.profile.num_gpus == 1 and len(plan.machine.gpus) > 1:
+        environ.setdefault("CUDA_VISIBLE_DEVICES", _first_gpu(plan).uuid)
+
+
+def first_that_passes(plan: Plan, start: Callable[[Plan], T]) -> tuple[Plan, T]:
+    """What `start` makes of the plan; where the engine fails its self-test, of the next precision.
+
+    Raises SelfTestError where nothing else runs, or the user asked for that profile.
+    """
+    while True:
+        try:
+            return plan, start(plan)
+        except SelfTestError as error:
+            selection = next_precision(plan.selection)
+            if selection is None:
+                raise
+            name = selection.chosen.profile.name
+            _log.warning("%s %s is tried instead.", error, name)
+            plan = replace(plan, selection=selection)
 
 
 def prepare_kernels(plan: Plan, store: Store, progress: Progress) -> "Backend":
@@ -172,7 +189,10 @@ def prepare_kernels(plan: Plan, store: Store, progress: Progress) -> "Backend":
         choose_gpu(os.environ, plan)
         wanted = None if plan.settings.kvcache_percent else chosen.profile.kv_cache_bytes
         serving = replace(chosen.serving, kv_cache_bytes=wanted)
-        return GpuBackend(profile=serving, memory_bytes=chosen.memory.budget)
+        gpu = _first_gpu(plan)
+        # alone to be seen, it is the first
+        index = 0 if os.environ.get("CUDA_VISIBLE_DEVICES") == gpu.uuid else gpu.index
+        return GpuBackend(profile=serving, memory_bytes=chosen.memory.budget, index=index)
     from nimlite.engine.cpu import CpuBackend
     from nimlite.kernels import cpu_kernels
 
@@ -230,7 +250,13 @@ def _device_name(plan: Plan) -> str:
     """What an engine depends on: the CPU's only on the instruction set at large."""
     if plan.selection.chosen.profile.device is Device.CPU:
         return f"cpu-{plan.machine.cpu.architecture}"
-    return f"{plan.machine.gpus[0].name} {plan.machine.gpus[0].compute_capability}"
+    gpu = _first_gpu(plan)
+    return f"{gpu.name} {gpu.compute_capability}"
+
+
+def _first_gpu(plan: Plan) -> Gpu:
+    chosen = plan.selection.chosen
+    return next(gpu for gpu in plan.machine.gpus if gpu.index == chosen.gpus[0])
 
 
 def load_engine(

@@ -17,7 +17,7 @@ from nimlite.profiles.overrides import asked, wanted_profiles
 from nimlite.profiles.support import THIS_VERSION, Support
 from nimlite.settings import Settings
 
-__all__ = ["Candidate", "Fit", "Selection", "gibibytes", "rank", "select"]
+__all__ = ["Candidate", "Fit", "Selection", "gibibytes", "next_precision", "rank", "select"]
 
 _ORDER = {fit: rank for rank, fit in enumerate(Fit)}
 
@@ -38,6 +38,26 @@ def select(
             raise SettingError(refusal(manifest, candidates, machine, settings, support))
         candidates = rank(manifest, machine, shorter, support)
     return Selection(manifest=manifest, chosen=candidates[0], candidates=candidates)
+
+
+def next_precision(selection: Selection) -> Selection | None:
+    """The choice among what is left where the engine of the chosen precision failed its self-test;
+    None where nothing is left, as where the user asked for it."""
+    failed = selection.chosen.profile
+    reason = f"The self-test of {failed.name} failed here."
+    candidates = tuple(
+        replace(candidate, fit=Fit.INCOMPATIBLE, reason=reason)
+        if candidate.fit is Fit.RUNNABLE
+        and candidate.profile.device is failed.device
+        and candidate.profile.precision is failed.precision
+        else candidate
+        for candidate in selection.candidates
+    )
+    ranked = tuple(sorted(candidates, key=lambda candidate: _ORDER[candidate.fit]))
+    if ranked[0].fit is not Fit.RUNNABLE:
+        return None
+    chosen = replace(ranked[0], reason=f"{reason} {ranked[0].reason}")
+    return replace(selection, chosen=chosen, candidates=(chosen, *ranked[1:]))
 
 
 def _with_less_context(candidates: tuple[Candidate, ...], settings: Settings) -> Settings | None:

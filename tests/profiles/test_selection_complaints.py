@@ -10,13 +10,14 @@ import pytest
 from fakes.machines import GIB, card, host, several
 from golden import EVERYTHING
 
-from nimlite.errors import SettingError
+from nimlite.errors import SelfTestError, SettingError
 from nimlite.probe.cards import CARDS
 from nimlite.probe.machine import Machine, machines_directory
 from nimlite.profiles.load import load_manifest, profiles_directory
 from nimlite.profiles.manifest import Device, Precision
 from nimlite.profiles.selection import Fit, rank, select
 from nimlite.settings import read_settings
+from nimlite.startup import Plan, choose_gpu, first_that_passes
 
 LLAMA = load_manifest(profiles_directory() / "llama3-8b.yaml")
 SMOLLM = load_manifest(profiles_directory() / "smollm2-135m.yaml")
@@ -84,6 +85,37 @@ def test_07_a_card_that_nobody_knows_is_ranked_by_its_nearest() -> None:
     )
 
 
+def test_08_an_engine_that_fails_its_self_test_gives_way_to_the_next_precision() -> None:
+    """fp8 answered with token salad, and was said to be ready."""
+    plan = Plan(
+        settings=NOTHING_ASKED,
+        machine=recorded("h200"),
+        selection=select(LLAMA, recorded("h200"), NOTHING_ASKED),
+    )
+    tried: list[str] = []
+
+    def start(plan: Plan) -> str:
+        tried.append(str(plan.selection.chosen.profile.precision))
+        if len(tried) < 3:
+            raise SelfTestError("It does not compute this model.")
+        return "ready"
+
+    served, answer = first_that_passes(plan, start)
+    assert (tried, answer) == (["fp8", "bf16", "fp16"], "ready")
+    chosen = served.selection.chosen
+    assert chosen is served.selection.candidates[0]
+    assert chosen.reason.startswith("The self-test of nimlite-bf16-tp1-pp1-")
+    failed = [c for c in served.selection.candidates if "self-test" in c.reason][1:]
+    assert failed and {c.fit for c in failed} == {Fit.INCOMPATIBLE}
+
+    asked = read_settings({"NIM_TAGS_SELECTOR": "precision=fp8"})
+    pinned = replace(plan, selection=select(LLAMA, plan.machine, asked))
+    tried.clear()
+    with pytest.raises(SelfTestError):
+        first_that_passes(pinned, start)
+    assert tried == ["fp8"]
+
+
 @pytest.mark.parametrize(
     ("torch", "cuda", "reason"),
     [
@@ -129,7 +161,11 @@ def test_17_what_others_hold_decides_and_is_told() -> None:
     empty = select(LLAMA, host([card("H200", free=139.5)], ram=64), NOTHING_ASKED).chosen
     assert "processes" not in empty.reason  # the driver's own share is nobody's
     beside = host([card("H200", 0, free=12), card("H200", 1)], ram=64)
-    assert select(LLAMA, beside, NOTHING_ASKED).chosen.gpus == (1,)
+    selection = select(LLAMA, beside, NOTHING_ASKED)
+    assert selection.chosen.gpus == (1,)
+    environ: dict[str, str] = {}
+    choose_gpu(environ, Plan(settings=NOTHING_ASKED, machine=beside, selection=selection))
+    assert environ == {"CUDA_VISIBLE_DEVICES": "GPU-1"}
 
 
 def test_18_page_cache_is_not_counted_as_taken_where_memory_is_unified() -> None:
