@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 _WIDTH, _HEIGHT = 720, 420
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80, 30, 50, 60
+_LABEL_HEIGHT = 14
 _COLORS = ("#1b6ca8", "#c8553d", "#4c956c", "#7b4b94")
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One measurement: `label` is drawn beside it."""
+    """One measurement: `label` is drawn beside it, unless another is too near."""
 
     label: str
     latency_ms: float
@@ -54,9 +55,13 @@ def throughput_latency_svg(title: str, series: Sequence[Series]) -> str:
         color = _COLORS[i % len(_COLORS)]
         path = " ".join(f"{x(p.latency_ms)},{y(p.tok_s)}" for p in one.points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        labelled = math.inf, math.inf
         for p in one.points:
-            parts.append(f'<circle cx="{x(p.latency_ms)}" cy="{y(p.tok_s)}" r="4" fill="{color}"/>')
-            parts.append(_text(x(p.latency_ms) + 8, y(p.tok_s) + 14, p.label, anchor="start"))
+            at = x(p.latency_ms), y(p.tok_s)
+            parts.append(f'<circle cx="{at[0]}" cy="{at[1]}" r="4" fill="{color}"/>')
+            if math.dist(at, labelled) >= _LABEL_HEIGHT:
+                parts.append(_text(at[0] + 8, at[1] + 4, p.label, anchor="start"))
+                labelled = at
         height = _HEIGHT - _BOTTOM - 14 - 18 * (len(series) - 1 - i)
         parts.append(_text(_WIDTH - _RIGHT - 8, height, one.name, anchor="end", color=color))
     body = "\n".join(parts)
