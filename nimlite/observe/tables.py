@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -116,23 +117,25 @@ def _add_host(table: Table, machine: Machine) -> None:
 
 def candidates_table(family: str, candidates: tuple[Candidate, ...]) -> RenderableType:
     """A family's profiles in their order: those that have a place here one by one, with what they
-    need and do and why they stand there; the others by what keeps them off."""
-    table = Table(title=family, title_justify="left", title_style="bold", expand=False)
-    for heading in ("profile", "state", "needs", "tok/s", "first, ms", "each, ms", "why"):
-        table.add_column(heading, overflow="fold")
+    need and do, then why they stand there; the others by what keeps them off."""
+    table = Table(title=family, title_justify="left", title_style="bold", box=box.SIMPLE)
+    for heading in ("profile", "needs", "tok/s", "first, ms", "each, ms"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "profile" else "right")
     placed = [c for c in candidates if c.fit in (Fit.RUNNABLE, Fit.LOW_MEMORY)]
     for candidate in placed:
         fit = candidate.fit
         table.add_row(
             candidate.profile.name,
-            f"[{_STYLES[fit]}]{fit}[/]",
-            gibibytes(candidate.memory.needed),
+            f"[{_STYLES[fit]}]{gibibytes(candidate.memory.needed)}[/]",
             *_predicted(candidate),
-            escape(candidate.reason),
         )
-    # Not in the table, for an id that is cut or folded can't be copied.
-    ids = [f"{c.profile.id} ({c.profile.name})" for c in placed]
-    return Group(table, *ids, *_kept_off(candidates))
+    # Not in the table: a reason needs the width, and an id that is cut or folded can't be copied.
+    reasons = [
+        f"{i}. [bold]{c.profile.name}[/] [{_STYLES[c.fit]}]{c.fit}[/] {escape(c.reason)}"
+        f" [dim]{c.profile.id}[/]"
+        for i, c in enumerate(placed, 1)
+    ]
+    return Group(table, *reasons, *_kept_off(candidates))
 
 
 def _predicted(candidate: Candidate) -> tuple[str, str, str]:
