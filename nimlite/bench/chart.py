@@ -57,11 +57,11 @@ def throughput_latency_svg(title: str, series: Sequence[Series]) -> str:
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
         labelled = math.inf, math.inf
         for p in one.points:
-            at = x(p.latency_ms), y(p.tok_s)
-            parts.append(f'<circle cx="{at[0]}" cy="{at[1]}" r="4" fill="{color}"/>')
-            if math.dist(at, labelled) >= _LABEL_HEIGHT:
-                parts.append(_text(at[0] + 8, at[1] + 4, p.label, anchor="start"))
-                labelled = at
+            place = x(p.latency_ms), y(p.tok_s)
+            parts.append(f'<circle cx="{place[0]}" cy="{place[1]}" r="4" fill="{color}"/>')
+            if math.dist(place, labelled) >= _LABEL_HEIGHT:
+                parts.append(_text(place[0] + 8, place[1] + 4, p.label, anchor="start"))
+                labelled = place
         height = _HEIGHT - _BOTTOM - 14 - 18 * (len(series) - 1 - i)
         parts.append(_text(_WIDTH - _RIGHT - 8, height, one.name, anchor="end", color=color))
     body = "\n".join(parts)

@@ -31,8 +31,8 @@ _RUNS = (
     (1, 13, _SAMPLED),
     (8, 24, _SAMPLED),
 )
-"""Requests at once, and tokens of each prompt: kernels differ by sizes and by what these divide. Few,
-for every one delays the start by some hundredths of a second."""
+"""Requests at once, and tokens of each prompt: kernels differ by sizes and by what these divide. A
+few, for each delays the start by some hundredths of a second."""
 
 
 def warm_up(engine: Engine, progress: Progress) -> None:
