@@ -118,8 +118,9 @@ def _add_host(table: Table, machine: Machine) -> None:
 def candidates_table(family: str, candidates: tuple[Candidate, ...]) -> RenderableType:
     """A family's profiles in their order: those that have a place here one by one, with what they
     need and do, then why they stand there; the others by what keeps them off."""
-    table = Table(title=family, title_justify="left", title_style="bold", box=box.SIMPLE)
-    for heading in ("profile", "needs", "tok/s", "first, ms", "each, ms"):
+    title = f"{family} (tokens a second in all, ms to the first token and for each next one)"
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    for heading in ("profile", "needs", "tok/s", "first", "next"):
         table.add_column(heading, no_wrap=True, justify="left" if heading == "profile" else "right")
     placed = [c for c in candidates if c.fit in (Fit.RUNNABLE, Fit.LOW_MEMORY)]
     for candidate in placed:
@@ -131,8 +132,7 @@ def candidates_table(family: str, candidates: tuple[Candidate, ...]) -> Renderab
         )
     # Not in the table: a reason needs the width, and an id that is cut or folded can't be copied.
     reasons = [
-        f"{i}. [bold]{c.profile.name}[/] [{_STYLES[c.fit]}]{c.fit}[/] {escape(c.reason)}"
-        f" [dim]{c.profile.id}[/]"
+        f"{i}. {c.profile.id} ({c.profile.name}) [{_STYLES[c.fit]}]{c.fit}[/]: {escape(c.reason)}"
         for i, c in enumerate(placed, 1)
     ]
     return Group(table, *reasons, *_kept_off(candidates))
