@@ -25,7 +25,6 @@ def attend(
     block_size: int = 16,
     kv_dtype: torch.dtype = DTYPE,
     decode: DecodeConfig | None = None,
-    ahead: bool = True,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(kernels' output, twin's output) of one step: decode kernel, then prefill kernel."""
@@ -40,7 +39,7 @@ def attend(
     o = torch.full((len(qkv), num_heads * dim), torch.nan, dtype=DTYPE, device=WHERE)
     scale = dim**-0.5
     attention_decode(qkv, kv, batch, layout, o, scale, decode, workspace, DEVICE, **options)
-    prefill = PrefillConfig(rows=32, tile=32, depth=1, num_warps=4, ahead=ahead)
+    prefill = PrefillConfig(rows=32, tile=32, depth=1, num_warps=4)
     attention_prefill(
         qkv, kv, batch, layout, o, scale, prefill, DEVICE, max_sequences=16, **options
     )
@@ -60,12 +59,6 @@ def cut(heads: int, runs: int, run: int = 16) -> DecodeConfig:
 )
 def test_decodes_and_chunks_of_one_step(block_size: int, decode: DecodeConfig) -> None:
     o, expected = attend(DECODES + CHUNKS, decode=decode, groups=4, block_size=block_size)
-    assert relative_error(o, expected) < TOLERANCE
-
-
-@pytest.mark.parametrize("block_size", [16, 64])
-def test_chunks_without_a_tile_ahead(block_size: int) -> None:
-    o, expected = attend(CHUNKS, block_size=block_size, ahead=False)
     assert relative_error(o, expected) < TOLERANCE
 
 

@@ -84,7 +84,7 @@ def launch_all(device: Device) -> None:
     for kv_dtype in [dtype, FP8] if device.has_fp8 else [dtype]:
         layout = KVLayout(9, 64, 8, 128, kv_dtype)
         kv, o = torch.zeros((2, 9, 8, 64, 128), dtype=kv_dtype), torch.zeros_like(x)
-        for num_sequences in (1, 1000):
+        for num_sequences in (1, 100, 1000):
             decode = DecodeConfig.default(layout, device, num_sequences)
             programs = decode.num_programs(layout, device)
             workspace = DecodeWorkspace.allocate(layout, 32, 64, programs, CPU)

@@ -14,6 +14,8 @@ from nimlite.kernels.triton.fp8 import FP8
 
 FEW = 64
 """Up to so many sequences, a program reads only so many lengths to find its work."""
+_ALONE, _MANY = 16, 256
+"""Up to so many sequences, each matters; from so many on, all that counts is the flow."""
 _REGISTERS = 65536
 """Of an SM, for the threads of all its programs."""
 
@@ -50,24 +52,36 @@ class DecodeConfig:
     def default(cls, layout: KVLayout, device: Device, num_sequences: int) -> "DecodeConfig":
         """The measured best of an H200, made smaller where shared memory is.
 
-        A sequence's beginning and end cost as much as several tiles. With many sequences, two
-        heads share them; with few, each head's context is cut among twice as many programs.
+        A sequence's beginning and end cost as much as several tiles. With more than a few
+        sequences two heads share them; with a few, each head's context is cut among twice as many
+        programs, in large tiles.
         """
         narrow = layout.dtype.itemsize == 1
-        many = num_sequences > FEW
-        heads = math.gcd(2, layout.num_kv_heads) if many else 1
-        warps, depth = 4, 3 if narrow else 2
-        programs = 3 if narrow and many else 2
-        run_bytes = 2 * 16 * triton.next_power_of_2(layout.head_dim) * layout.dtype.itemsize
-        while programs * (depth * warps * run_bytes + 8 * KIB) > device.shared_memory:
+        if device.capability < (8, 0):
+            # without tensor cores a thread holds all that it multiplies
+            heads, runs, run, depth, programs = 1, 1, 16, 1, 4
+        elif num_sequences <= _ALONE or layout.num_kv_heads % 2 == 1:
+            heads, runs, run, depth, programs = 1, 4, 32, 2 if narrow else 1, 2
+        elif narrow and num_sequences > _MANY:
+            heads, runs, run, depth, programs = 2, 2, 16, 3, 3
+        else:
+            heads, runs, run, depth, programs = 2, 2, 16, 2, 2
+        row_bytes = 2 * triton.next_power_of_2(layout.head_dim) * layout.dtype.itemsize
+        run = math.gcd(run, layout.block_size)
+        while programs * (depth * heads * runs * run * row_bytes + 8 * KIB) > device.shared_memory:
             if depth > 1:
                 depth -= 1
+            elif run > 16:
+                run //= 2
             elif programs > 1:
                 programs -= 1
+            elif runs > 1:
+                runs //= 2
+            elif heads > 1:
+                heads //= 2
             else:
-                warps //= 2
-        heads = min(heads, warps)
-        return cls(heads=heads, runs=warps // heads, run=16, depth=depth, programs_per_sm=programs)
+                break
+        return cls(heads=heads, runs=runs, run=run, depth=depth, programs_per_sm=programs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

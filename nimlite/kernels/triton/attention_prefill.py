@@ -29,28 +29,25 @@ class PrefillConfig:
     depth: int
     """Tiles on their way from memory while one is computed."""
     num_warps: int
-    ahead: bool
-    """The scores of the next tile are computed while this one's softmax is taken, which Hopper's
-    asynchronous products can do; both tiles' scores are in registers."""
 
     @classmethod
     def default(cls, layout: KVLayout, device: Device) -> "PrefillConfig":
         """The measured best of an H200, or what fits; before 8.0 Triton has no tensor cores."""
         if device.capability < (8, 0):
-            return cls(rows=32, tile=16, depth=1, num_warps=4, ahead=False)
+            return cls(rows=32, tile=16, depth=1, num_warps=4)
         dim = triton.next_power_of_2(layout.head_dim)
         narrow = layout.dtype.itemsize == 1
         # Hopper's products read keys from shared memory; others hold them in registers
         reads_shared = device.capability[0] == 9
         # two programs an SM; but fp8 keys are widened once a program
         rows = 128 if dim <= 128 and (narrow or not reads_shared) else 64
-        tile = 64 if dim <= 128 and reads_shared else 32
+        tile = 128 if rows == 128 else 64
+        tile = tile if dim <= 128 and reads_shared else 32
         tile_bytes = 2 * tile * dim * layout.dtype.itemsize
-        depth = 2 if reads_shared else 1
+        depth = 2 if reads_shared and tile < 128 else 1
         while depth > 1 and rows * dim * 2 + (depth + 1) * tile_bytes > device.shared_memory:
             depth -= 1
-        ahead = reads_shared and dim <= 128
-        return cls(rows=rows, tile=tile, depth=depth, num_warps=rows // 16, ahead=ahead)
+        return cls(rows=rows, tile=tile, depth=depth, num_warps=rows // 16)
 
 
 @triton.jit
@@ -114,7 +111,6 @@ def _prefill(
     RUN: tl.constexpr,
     S_BLOCK: tl.constexpr,
     DOT: tl.constexpr,
-    AHEAD: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     if OVERLAP:
@@ -161,76 +157,31 @@ def _prefill(
     # tiles that every query sees whole
     whole_tiles = 0 if WINDOW > 0 else (first_position + 1) // TILE
     table_ptr = tables_ptr + sequence.to(tl.int64) * table_stride
-    maximum = tl.full((ROWS,), UNSEEN, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     acc = tl.zeros((ROWS, K_BLOCK), tl.float32)
-    if AHEAD:
-        tile_mask = (columns < K)[None, :]
-        first = first_tile * TILE
-        block = tile_blocks(table_ptr, first, context, BLOCK_SIZE, 1, RUNS, RUN)
+    tile_mask = (columns < K)[None, :]
+    block = tile_blocks(table_ptr, first_tile * TILE, context, BLOCK_SIZE, 1, RUNS, RUN)
+    maximum = tl.full((ROWS,), UNSEEN, tl.float32)
+    for tile in range(first_tile, last_tile):
+        first = tile * TILE
         pointers = _pointers(
             kv_ptr, block, first, kv_head, columns, NUM_KV_HEADS, BLOCK_SIZE, K, RUNS, RUN
         )
+        block = tile_blocks(table_ptr, first + TILE, context, BLOCK_SIZE, 1, RUNS, RUN)
         k = tl.load(pointers, mask=tile_mask, other=0.0).to(DOT)
+        v_mask = (first + tl.arange(0, TILE) < context)[:, None] & tile_mask
+        v = tl.load(pointers + value_offset, mask=v_mask, other=0.0).to(DOT)
         sc = tl.dot(q, tl.trans(k))
         if SOFT_CAP:
             sc = capped(sc * scale, soft_cap)
-        if first_tile >= whole_tiles:
+        if tile >= whole_tiles:
             sc = _hidden(sc, first, position, WINDOW, TILE)
-        maximum = tl.maximum(tl.max(sc, axis=1), UNSEEN)
-        block = tile_blocks(table_ptr, first + TILE, context, BLOCK_SIZE, 1, RUNS, RUN)
-        for tile in range(first_tile, last_tile - 1):
-            v = tl.load(pointers + value_offset, mask=tile_mask, other=0.0).to(DOT)
-            first = (tile + 1) * TILE
-            pointers = _pointers(
-                kv_ptr, block, first, kv_head, columns, NUM_KV_HEADS, BLOCK_SIZE, K, RUNS, RUN
-            )
-            block = tile_blocks(table_ptr, first + TILE, context, BLOCK_SIZE, 1, RUNS, RUN)
-            k = tl.load(pointers, mask=tile_mask, other=0.0).to(DOT)
-            next_sc = tl.dot(q, tl.trans(k))
-            if SOFT_CAP:
-                next_sc = capped(next_sc * scale, soft_cap)
-            p = tl.exp2(sc * factor - (maximum * factor)[:, None])
-            total += tl.sum(p, axis=1)
-            acc = tl.dot(p.to(DOT), v, acc)
-            if tile + 1 >= whole_tiles:
-                next_sc = _hidden(next_sc, first, position, WINDOW, TILE)
-            new_maximum = tl.maximum(maximum, tl.max(next_sc, axis=1))
-            keep = tl.exp2((maximum - new_maximum) * factor)
-            total *= keep
-            acc *= keep[:, None]
-            maximum = new_maximum
-            sc = next_sc
-        keys = (last_tile - 1) * TILE + tl.arange(0, TILE)
-        v_mask = (keys < context)[:, None] & tile_mask
-        v = tl.load(pointers + value_offset, mask=v_mask, other=0.0).to(DOT)
-        p = tl.exp2(sc * factor - (maximum * factor)[:, None])
-        total += tl.sum(p, axis=1)
-        acc = tl.dot(p.to(DOT), v, acc)
-    else:
-        tile_mask = (columns < K)[None, :]
-        block = tile_blocks(table_ptr, first_tile * TILE, context, BLOCK_SIZE, 1, RUNS, RUN)
-        maximum = tl.full((ROWS,), UNSEEN, tl.float32)
-        for tile in range(first_tile, last_tile):
-            first = tile * TILE
-            pointers = _pointers(
-                kv_ptr, block, first, kv_head, columns, NUM_KV_HEADS, BLOCK_SIZE, K, RUNS, RUN
-            )
-            block = tile_blocks(table_ptr, first + TILE, context, BLOCK_SIZE, 1, RUNS, RUN)
-            k = tl.load(pointers, mask=tile_mask, other=0.0).to(DOT)
-            v_mask = (first + tl.arange(0, TILE) < context)[:, None] & tile_mask
-            v = tl.load(pointers + value_offset, mask=v_mask, other=0.0).to(DOT)
-            sc = tl.dot(q, tl.trans(k))
-            if SOFT_CAP:
-                sc = capped(sc * scale, soft_cap)
-            if tile >= whole_tiles:
-                sc = _hidden(sc, first, position, WINDOW, TILE)
-            new_maximum = tl.maximum(maximum, tl.max(sc, axis=1))
-            p = tl.exp2(sc * factor - (new_maximum * factor)[:, None])
-            keep = tl.exp2((maximum - new_maximum) * factor)
-            total = total * keep + tl.sum(p, axis=1)
-            acc = tl.dot(p.to(DOT), v, acc * keep[:, None])
-            maximum = new_maximum
+        new_maximum = tl.maximum(maximum, tl.max(sc, axis=1))
+        p = tl.exp2(sc * factor - (new_maximum * factor)[:, None])
+        keep = tl.exp2((maximum - new_maximum) * factor)
+        total = total * keep + tl.sum(p, axis=1)
+        acc = tl.dot(p.to(DOT), v, acc * keep[:, None])
+        maximum = new_maximum
 
     o = acc * (value_scale / tl.where(row_mask, total, 1.0))[:, None]
     tl.store(o_ptr + query * o_stride + head_columns, o.to(o_ptr.dtype.element_ty), mask=mask)
@@ -292,7 +243,6 @@ def attention_prefill(
         RUN=run,
         S_BLOCK=FEW if num_sequences <= FEW else triton.next_power_of_2(max_sequences),
         DOT=dot_type(kv.dtype),
-        AHEAD=config.ahead,
         OVERLAP=device.overlaps_launches,
         num_warps=config.num_warps,
         num_stages=config.depth + 1,

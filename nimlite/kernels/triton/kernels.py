@@ -146,7 +146,7 @@ class TritonKernels:
         if (layout, num_heads) not in self._decode:
             most = max(
                 DecodeConfig.default(layout, self.device, n).num_programs(layout, self.device)
-                for n in (1, self._max_sequences)
+                for n in range(1, self._max_sequences + 1)
             )
             self._decode[layout, num_heads] = DecodeWorkspace.allocate(
                 layout, num_heads, self._max_sequences, most, self._where

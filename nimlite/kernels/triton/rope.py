@@ -7,9 +7,8 @@ import triton.language as tl
 from nimlite.kernels.base import Batch, KVLayout
 from nimlite.kernels.triton.device import Device, await_inputs
 
-_HEADS = 8
+_HEADS = 16
 """Heads of one token that a program handles."""
-_WARPS = 2
 
 
 @triton.jit
@@ -122,6 +121,6 @@ def rope_and_cache(
         REST_BLOCK=triton.next_power_of_2(max(dim - rotary, 1)),
         HEADS=_HEADS,
         OVERLAP=device.overlaps_launches,
-        num_warps=_WARPS,
+        num_warps=4,
         **device.launch_options,
     )
