@@ -30,6 +30,12 @@ def test_a_machine_is_saved_and_asked_about(tmp_path: Path) -> None:
     assert "NVIDIA L4 (8.9, 27b8:10de)" in again.stdout
 
 
+def test_what_fits_on_a_machine_that_is_not_here(tmp_path: Path) -> None:
+    asked = ("list-model-profiles", "llama3-8b", "--memory", "--machine", "h200", "--json")
+    held = {row["name"]: row for row in json.loads(nimlite(*asked, cache=tmp_path).stdout)}
+    assert held["nimlite-bf16-tp1-pp1-gpu-throughput"]["sequences"]["131072"] == 6
+
+
 def test_list_model_profiles(tmp_path: Path) -> None:
     listed = nimlite("list-model-profiles", "--json", cache=tmp_path)
     profiles = json.loads(listed.stdout)["profiles"]

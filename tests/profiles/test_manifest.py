@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -86,6 +86,7 @@ def test_the_tensors_of_a_checkpoint_count(tmp_path: Path) -> None:
     assert weight_bytes(same, LLAMA.profiles[0]) == weight_bytes(LLAMA.shape, LLAMA.profiles[0])
 
 
+@settings(deadline=None)
 @given(content=st.binary(max_size=64), is_framed=st.booleans())
 def test_no_damaged_checkpoint_crashes(
     content: bytes, is_framed: bool, tmp_path_factory: pytest.TempPathFactory

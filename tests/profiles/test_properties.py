@@ -70,6 +70,7 @@ def never_worse(old: Candidate, new: Candidate) -> None:
         assert new.profile.device is Device.GPU
 
 
+@settings(deadline=None)
 @given(st.sampled_from(MANIFESTS), machines(), aims, st.floats(1, 4), st.floats(1, 4))
 def test_more_memory_or_a_faster_gpu_is_never_worse(
     manifest: Manifest, machine: Machine, aim: dict[str, Any], memory: float, speed: float
@@ -92,6 +93,7 @@ def _better(gpu: Gpu, memory: float, speed: float) -> Gpu:
     )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(MANIFESTS), machines(), aims, limits)
 def test_the_choice_fits_into_what_is_free_and_obeys_the_limits(
     manifest: Manifest, machine: Machine, aim: dict[str, Any], limit: dict[str, Any]
@@ -113,6 +115,7 @@ def test_the_choice_fits_into_what_is_free_and_obeys_the_limits(
         assert getattr(chosen.serving, name) == limit[name]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(SERVED), machines(), st.data())
 def test_a_pin_is_obeyed_or_refused_by_name(
     manifest: Manifest, machine: Machine, data: st.DataObject
@@ -132,6 +135,7 @@ def test_a_pin_is_obeyed_or_refused_by_name(
         assert chosen.profile == profile
 
 
+@settings(deadline=None)
 @given(st.sampled_from(SERVED), st.dictionaries(st.text(), st.text(), max_size=3), machines())
 def test_a_selector_is_obeyed_or_refused_by_name(
     manifest: Manifest, tags: dict[str, str], machine: Machine
@@ -146,6 +150,7 @@ def test_a_selector_is_obeyed_or_refused_by_name(
         assert tags.items() <= chosen.profile.tags.items()
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_pin_crashes(text: str) -> None:
     manifest = SERVED[-1]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from fakes.machines import GIB, card, host, several
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nimlite.errors import SettingError
@@ -140,6 +140,7 @@ def test_the_pool_is_the_profiles_or_fills_the_share_that_was_named() -> None:
     assert 0 <= 8 * GIB - half.total < 16 * 23040
 
 
+@settings(deadline=None)
 @given(
     ram=st.floats(0.0, 4.0),
     more=st.floats(0.0, 4.0),
