@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine
 
 import pytest
-from fakes.child_engines import broken, ends, hangs, refused, talkative
+from fakes.child_engines import broken, ends, failing, hangs, refused, talkative
 from fakes.driving import Outcome, request
 from fakes.paced_engine import paced
 
@@ -29,7 +29,7 @@ never = functools.partial(paced, 3600.0, (5,), 0.0)
 """It gives one token and then takes its time."""
 
 
-def with_client(recipe: functools.partial, body: Body) -> None:
+def with_client(recipe: Callable, body: Body) -> None:
     async def run() -> None:
         process = EngineProcess.launch(recipe, quiet)
         client = EngineClient(process)
@@ -119,6 +119,20 @@ def test_a_killed_child_ends_every_call_with_the_reason() -> None:
         process.submit([request("late", [1])])  # between the end and its news
 
     with_client(never, body)
+
+
+def test_an_engine_that_fails_in_the_child_says_why_and_is_dead(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def body(client: EngineClient, process: EngineProcess) -> None:
+        answer = await outcomes(client, request("a", [1], max_tokens=3))
+        assert answer["a"].error == "The engine stopped: no such kernel"
+        while client.is_alive:
+            await asyncio.sleep(0)
+        [record] = [r for r in caplog.records if "the engine loop ended" in r.getMessage()]
+        assert "RuntimeError: no such kernel" in record.getMessage()
+
+    with_client(failing, body)
 
 
 def test_signals_to_the_whole_group_are_for_the_parent() -> None:

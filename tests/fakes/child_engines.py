@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from fakes.paced_engine import PacedEngine
 
+from nimlite.engine.request import Delta
 from nimlite.engine.wire import Prepared
 from nimlite.errors import ModelError
 from nimlite.observe.progress import Progress
@@ -52,3 +53,13 @@ def hangs(progress: Progress) -> Prepared:
     with progress.task("Wait for ever", None, ""):
         threading.Event().wait()
     raise AssertionError
+
+
+class _Failing(PacedEngine):
+    def step(self) -> list[Delta]:
+        raise RuntimeError("no such kernel")
+
+
+def failing(progress: Progress) -> Prepared:
+    """Made, but not able to take a step."""
+    return Prepared(_Failing(0.0))
