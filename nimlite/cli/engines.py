@@ -16,6 +16,7 @@ from nimlite.settings.fields import Group
 from nimlite.startup import Plan
 
 if TYPE_CHECKING:
+    from nimlite.build.engine_dir import EngineDirectory
     from nimlite.engine.backend import Backend
 
 
@@ -31,10 +32,9 @@ def build(
     """Build the engine that `serve` would run, and prove it; print its directory."""
     if dry_run:
         return _show_plan(session, as_json)
-    plan, backend = _prepare(session)
-    engine = startup.prepare_engine(plan, session.store, backend, session.progress, home=output)
-    data = {"path": str(engine.path), "key": engine.config.key}
-    session.write(data, str(engine.path), as_json=as_json)
+    _, _, directory = _prepare(session, output)
+    data = {"path": str(directory.path), "key": directory.config.key}
+    session.write(data, str(directory.path), as_json=as_json)
 
 
 @with_settings(Group.MODEL, Group.CHOICE, Group.LIMITS)
@@ -53,8 +53,7 @@ def run(
         return _show_plan(session, as_json)
     if not prompt:
         raise typer.BadParameter("give at least one --prompt TEXT")
-    plan, backend = _prepare(session)
-    directory = startup.prepare_engine(plan, session.store, backend, session.progress)
+    plan, backend, directory = _prepare(session)
     engine = startup.load_engine(plan, directory, backend, session.progress)
     from nimlite import SamplingParams
 
@@ -86,8 +85,19 @@ def _show_plan(session: Session, as_json: bool) -> None:
     session.write(plan_json(plan), plan_view(plan), as_json=as_json)
 
 
-def _prepare(session: Session) -> tuple[Plan, "Backend"]:
+def _prepare(
+    session: Session, home: Path | None = None
+) -> tuple[Plan, "Backend", "EngineDirectory"]:
+    """The first engine that passes its self-test, in `home` or in the cache."""
     session.require_this_machine()
     plan = session.plan()
     startup.limit_openmp(os.environ, plan.num_threads)
-    return plan, startup.prepare_kernels(plan, session.store, session.progress)
+
+    def build(plan: Plan) -> tuple["Backend", "EngineDirectory"]:
+        backend = startup.prepare_kernels(plan, session.store, session.progress)
+        return backend, startup.prepare_engine(
+            plan, session.store, backend, session.progress, home=home
+        )
+
+    plan, (backend, directory) = startup.first_that_passes(plan, build)
+    return plan, backend, directory
