@@ -100,9 +100,14 @@ class Kernels(Protocol):
         """residual += x in place, then its norm."""
 
     def linear(
-        self, x_TC: torch.Tensor, weight: PackedWeight, bias_N: torch.Tensor | None
+        self,
+        x_TC: torch.Tensor,
+        weight: PackedWeight,
+        bias_N: torch.Tensor | None,
+        added: bool = False,
     ) -> torch.Tensor:
-        """x @ weight.T + bias: y_TN."""
+        """x @ weight.T + bias: y_TN. `added`: it goes to `add_rms_norm` and nowhere else, which may
+        be left to finish it."""
 
     def rope_and_cache(
         self,

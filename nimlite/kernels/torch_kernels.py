@@ -62,7 +62,11 @@ class TorchKernels:
         return self.rms_norm(residual_TD.add_(x_TD), weight_D, eps)
 
     def linear(
-        self, x_TC: torch.Tensor, weight: PackedWeight, bias_N: torch.Tensor | None
+        self,
+        x_TC: torch.Tensor,
+        weight: PackedWeight,
+        bias_N: torch.Tensor | None,
+        added: bool = False,
     ) -> torch.Tensor:
         weight_NC = self._weight(weight)
         y_TN = F.linear(x_TC.to(weight_NC.dtype), weight_NC).to(x_TC.dtype)

@@ -30,7 +30,9 @@ class Attention:
         qkv_TE = self.project(x_TD, kv, batch, kernels)
         scale = self.layout.head_dim**-0.5
         o_TD = kernels.attention(qkv_TE, kv, batch, self.layout, self.num_heads, scale)
-        return self.output(o_TD if rows_R is None else kernels.take_rows(o_TD, rows_R), kernels)
+        if rows_R is not None:
+            o_TD = kernels.take_rows(o_TD, rows_R)
+        return self.output(o_TD, kernels, added=True)
 
     def project(
         self, x_TD: torch.Tensor, kv: torch.Tensor, batch: Batch, kernels: Kernels

@@ -24,8 +24,11 @@ class Linear:
         bias = weights.get(f"{name}.bias")
         return cls(packed(weights, name), None if bias is None else dense(weights, f"{name}.bias"))
 
-    def __call__(self, x_TC: torch.Tensor, kernels: Kernels) -> torch.Tensor:
-        return kernels.linear(x_TC, self.weight, self.bias_N)
+    def __call__(
+        self, x_TC: torch.Tensor, kernels: Kernels, *, added: bool = False
+    ) -> torch.Tensor:
+        """`added`: the result goes to `Kernels.add_rms_norm` and nowhere else."""
+        return kernels.linear(x_TC, self.weight, self.bias_N, added)
 
 
 def packed(weights: Weights, name: str) -> PackedWeight:

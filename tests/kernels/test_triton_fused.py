@@ -5,7 +5,8 @@ from triton_cases import DEVICE, DTYPE, TOLERANCE, pool, random, relative_error,
 
 from nimlite.kernels.base import KVLayout
 from nimlite.kernels.triton import activation, embed, fp8, norm, reference, rope
-from nimlite.kernels.triton.fp8 import FP8, ScaledRows
+from nimlite.kernels.triton.fp8 import FP8, ScaledRows, UnsummedRows
+from nimlite.kernels.triton.weights import FP8_ROWS
 
 # the interpreter loses the carry where a value rounds up to the next power of two
 FP8_TOLERANCE = 4e-2 if torch.cuda.is_available() else 1e-1
@@ -29,9 +30,10 @@ def test_quantize_rows() -> None:
 @pytest.mark.parametrize("columns", [576, 1024])
 def test_rms_norm(columns: int) -> None:
     x, weight = random(3, columns), random(columns, dtype=torch.float32, seed=1)
+    consumer = FP8_ROWS.pack(random(8, columns))
     expected = reference.rms_norm(x, weight, 1e-5)
     assert relative_error(norm.rms_norm(x, weight, 1e-5, DEVICE), expected) < TOLERANCE
-    assert same_rows(norm.rms_norm_fp8(x, weight, 1e-5, DEVICE), expected)
+    assert same_rows(norm.rms_norm(x, weight, 1e-5, DEVICE, consumer), expected)
 
 
 @pytest.mark.parametrize("residual_dtype", [DTYPE, torch.float32])
@@ -39,19 +41,36 @@ def test_add_rms_norm_updates_the_residual(residual_dtype: torch.dtype) -> None:
     x, weight = random(3, 576), random(576, seed=1)
     residual = random(3, 576, dtype=residual_dtype, seed=2)
     quantized_residual = residual.clone()
+    consumer = FP8_ROWS.pack(random(8, 576))
     total = (x.float() + residual.float()).to(residual_dtype)
     expected = reference.rms_norm(total, weight, 1e-5)
     y = norm.add_rms_norm(x, residual, weight, 1e-5, DEVICE)
     assert relative_error(y, expected) < TOLERANCE
-    rows = norm.add_rms_norm_fp8(x, quantized_residual, weight, 1e-5, DEVICE)
+    rows = norm.add_rms_norm(x, quantized_residual, weight, 1e-5, DEVICE, consumer)
     assert same_rows(rows, expected)
     assert relative_error(residual, total) < TOLERANCE
     assert torch.equal(residual, quantized_residual)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_add_rms_norm_finishes_a_product(scaled: bool) -> None:
+    parts = random(3, 5, 576, dtype=torch.float32)
+    rows = random(5, 1, dtype=torch.float32, seed=1) if scaled else None
+    columns = random(576, dtype=torch.float32, seed=2) if scaled else None
+    residual, weight = random(5, 576, seed=3), random(576, seed=4)
+    x = parts.sum(0) * rows * columns if rows is not None and columns is not None else parts.sum(0)
+    total = (x + residual.float()).to(DTYPE)
+    y = norm.add_rms_norm(
+        UnsummedRows(parts, rows, columns), residual, weight, 1e-5, DEVICE, None, DTYPE
+    )
+    assert relative_error(residual, total) < TOLERANCE
+    assert relative_error(y, reference.rms_norm(total, weight, 1e-5)) < TOLERANCE
+
+
 @pytest.mark.parametrize("name", activation.ACTIVATIONS)
 def test_gated_activation(name: str) -> None:
     gate_up = random(3, 2 * 2500)
+    consumer = FP8_ROWS.pack(random(8, 2500))
     gate, up = gate_up.float().chunk(2, dim=-1)
     functions = {
         "silu": functional.silu(gate),
@@ -61,7 +80,7 @@ def test_gated_activation(name: str) -> None:
     expected = functions[name] * up
     y = activation.gated_activation(gate_up, name, DEVICE)
     assert relative_error(y, expected) < TOLERANCE
-    assert same_rows(activation.gated_activation_fp8(gate_up, name, DEVICE), expected)
+    assert same_rows(activation.gated_activation(gate_up, name, DEVICE, consumer), expected)
 
 
 @pytest.mark.parametrize(("dim", "rotary"), [(64, 64), (80, 32), (96, 96)])

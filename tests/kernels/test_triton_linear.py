@@ -5,15 +5,23 @@ import torch
 from triton_cases import DEVICE, DTYPE, TOLERANCE, WHERE, random, relative_error
 
 from nimlite.kernels.triton import reference
+from nimlite.kernels.triton.fp8 import UnsummedRows
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace, candidates, linear
+from nimlite.kernels.triton.tuning import library_linear
 from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS
 
 DENSE = BF16_ROWS if torch.bfloat16 == DTYPE else FP16_ROWS
 
 
-def config(split: int = 1, vector: bool = False) -> LinearConfig:
+def config(split: int = 1, vector: bool = False, descriptors: bool = False) -> LinearConfig:
     return LinearConfig(
-        block_n=32, block_c=64, split=split, num_warps=4, num_stages=2, vector=vector
+        block_n=32,
+        block_c=64,
+        split=split,
+        num_warps=4,
+        num_stages=2,
+        vector=vector,
+        descriptors=descriptors,
     )
 
 
@@ -29,15 +37,17 @@ def test_one_row_without_tensor_cores(scheme: Any, split: int) -> None:
     assert relative_error(y, scheme.linear(x, weight)) < TOLERANCE
 
 
-@pytest.mark.parametrize("rows", [1, 2, 16, 33])
+@pytest.mark.parametrize("descriptors", [False, True])
+@pytest.mark.parametrize("rows", [1, 16, 33])
 @pytest.mark.parametrize("split", [1, 3])
-def test_rows_of_16_bits(rows: int, split: int) -> None:
+def test_rows_of_16_bits(rows: int, split: int, descriptors: bool) -> None:
     weight = DENSE.pack(random(72, 576, seed=1))
     x, bias = random(rows, 576, seed=2), random(72, seed=3)
     workspace = LinearWorkspace.allocate(WHERE)
     expected = DENSE.linear(x, weight) + bias.float()
     for _ in range(2):
-        y = linear(x, weight, bias, config(split), workspace, DEVICE, DTYPE)
+        one = config(split, descriptors=descriptors)
+        y = linear(x, weight, bias, one, workspace, DEVICE, DTYPE)
         assert relative_error(y, expected) < TOLERANCE
 
 
@@ -50,6 +60,31 @@ def test_rows_of_fp8(rows: int, split: int) -> None:
     y = linear(x, weight, None, config(split), workspace, DEVICE, DTYPE)
     expected = reference.dequantize(x) @ FP8_ROWS.unpack(weight).T
     assert relative_error(y, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", [{}, {"descriptors": True}, {"vector": True}])
+@pytest.mark.parametrize("scheme", [DENSE, FP8_ROWS])
+def test_parts_are_left_to_the_next_kernel(scheme: Any, kind: dict[str, bool]) -> None:
+    weight = scheme.pack(random(72, 320, seed=1))
+    x = random(1 if "vector" in kind else 5, 320, seed=2)
+    rows = reference.quantize_rows(x) if scheme is FP8_ROWS else x
+    workspace = LinearWorkspace.allocate(WHERE)
+    one = config(3, **kind)
+    y = linear(rows, weight, None, one, workspace, DEVICE, DTYPE, sums=False)
+    assert isinstance(y, UnsummedRows) and len(y.parts_PTN) == 3
+    assert relative_error(reference.finish(y), scheme.linear(x, weight)) < TOLERANCE
+
+
+def test_the_library_leaves_few_rows_of_fp8_unscaled() -> None:
+    weight = FP8_ROWS.pack(random(64, 320, seed=1))
+    x = random(5, 320, seed=2)
+    workspace = LinearWorkspace.allocate(WHERE)
+    rest = (weight, None, workspace, torch.bfloat16)
+    y = library_linear(reference.quantize_rows(x), *rest, sums=False)
+    assert isinstance(y, UnsummedRows)
+    assert relative_error(reference.finish(y), FP8_ROWS.linear(x, weight)) < 1e-2
+    summed = library_linear(reference.quantize_rows(x), *rest)
+    assert relative_error(summed, FP8_ROWS.linear(x, weight)) < 1e-2
 
 
 @pytest.mark.parametrize("rows", [1, 3])

@@ -19,7 +19,15 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from nimlite.kernels.base import Batch, KVLayout
-from nimlite.kernels.triton import activation, argmax, linear, norm, rope, sample, weights
+from nimlite.kernels.triton import (
+    activation,
+    argmax,
+    linear,
+    norm,
+    rope,
+    sample,
+    weights,
+)
 from nimlite.kernels.triton.attention_decode import DecodeConfig, DecodeWorkspace, attention_decode
 from nimlite.kernels.triton.attention_prefill import PrefillConfig, attention_prefill
 from nimlite.kernels.triton.device import Device
@@ -107,6 +115,10 @@ def launch_all(device: Device) -> None:
             rows = quantize_rows(rows, device) if one is weights.FP8_ROWS else rows
             config = linear.candidates(num_rows, weight, room, device)[0]
             linear.linear(rows, weight, None, config, room, device, dtype)
+        rows = quantize_rows(x, device) if one is weights.FP8_ROWS else x
+        for config in linear.candidates(64, weight, room, device, sums=False):
+            if config.descriptors and config.split == 2:
+                linear.linear(rows, weight, None, config, room, device, dtype, sums=False)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,11 @@ class CpuKernels:
         return y_TD
 
     def linear(
-        self, x_TC: torch.Tensor, weight: PackedWeight, bias_N: torch.Tensor | None
+        self,
+        x_TC: torch.Tensor,
+        weight: PackedWeight,
+        bias_N: torch.Tensor | None,
+        added: bool = False,
     ) -> torch.Tensor:
         assert x_TC.shape[1] == weight.num_columns
         y_TN = self._empty(x_TC, weight.num_rows)

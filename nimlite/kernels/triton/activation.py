@@ -5,7 +5,8 @@ import triton
 import triton.language as tl
 
 from nimlite.kernels.triton.device import Device, await_inputs
-from nimlite.kernels.triton.fp8 import ScaledRows, row_block, store_row
+from nimlite.kernels.triton.fp8 import ScaledRows, row_block, store_row, takes_fp8
+from nimlite.quant.base import PackedWeight
 
 _BLOCK = 2048
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
@@ -46,41 +47,36 @@ def _gated(
     store_row(y, y_ptr, scale_ptr, row, columns, mask, num_columns, QUANTIZE)
 
 
-def gated_activation(gate_up_T2I: torch.Tensor, activation: str, device: Device) -> torch.Tensor:
-    """activation(gate) * up: y_TI in the dtype of its input."""
+def gated_activation(
+    gate_up_T2I: torch.Tensor,
+    activation: str,
+    device: Device,
+    consumer: PackedWeight | None = None,
+) -> torch.Tensor | ScaledRows:
+    """activation(gate) * up: y_TI in the dtype of its input; in fp8 rows if that is what
+    `consumer`, the weight that it is multiplied with, takes."""
     assert activation in ACTIVATIONS, activation
     num_rows, width = gate_up_T2I.shape
-    y_TI = gate_up_T2I.new_empty((num_rows, width // 2))
-    _gated[(num_rows, triton.cdiv(width // 2, _BLOCK))](
+    num_columns = width // 2
+    y: torch.Tensor | ScaledRows
+    if takes_fp8(consumer):
+        y = ScaledRows.empty((num_rows, num_columns), gate_up_T2I.device)
+        y_TI, scale_T1 = y.values_TC, y.scale_T1
+        # one program a row, for the row's maximum
+        shape, programs = row_block(num_columns), 1
+    else:
+        y = gate_up_T2I.new_empty((num_rows, num_columns))
+        y_TI, scale_T1 = y, None
+        shape, programs = {"BLOCK": _BLOCK, "num_warps": 4}, triton.cdiv(num_columns, _BLOCK)
+    _gated[(num_rows, programs)](
         gate_up_T2I,
         y_TI,
-        None,
+        scale_T1,
         gate_up_T2I.stride(0),
-        width // 2,
+        num_columns,
         ACTIVATION=activation,
-        QUANTIZE=False,
-        BLOCK=_BLOCK,
-        OVERLAP=device.overlaps_launches,
-        num_warps=4,
-        **device.launch_options,
-    )
-    return y_TI
-
-
-def gated_activation_fp8(gate_up_T2I: torch.Tensor, activation: str, device: Device) -> ScaledRows:
-    """`gated_activation` rounded to fp8 rows: one program a row, for the row's maximum."""
-    assert activation in ACTIVATIONS, activation
-    num_rows, width = gate_up_T2I.shape
-    y = ScaledRows.empty((num_rows, width // 2), gate_up_T2I.device)
-    _gated[(num_rows, 1)](
-        gate_up_T2I,
-        y.values_TC,
-        y.scale_T1,
-        gate_up_T2I.stride(0),
-        width // 2,
-        ACTIVATION=activation,
-        QUANTIZE=True,
-        **row_block(width // 2),
+        QUANTIZE=scale_T1 is not None,
+        **shape,
         OVERLAP=device.overlaps_launches,
         **device.launch_options,
     )

@@ -32,6 +32,11 @@ class Device:
         return self.capability >= (8, 9)
 
     @property
+    def has_copy_engine(self) -> bool:
+        """It brings whole blocks to shared memory by their descriptors."""
+        return self.capability >= (9, 0)
+
+    @property
     def launch_options(self) -> dict[str, bool]:
         """Keyword arguments of every kernel launch."""
         return {"launch_pdl": True} if self.overlaps_launches else {}

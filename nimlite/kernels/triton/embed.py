@@ -24,16 +24,18 @@ def _embed(
     BLOCK: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    await_inputs(OVERLAP)
     row = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     mask = columns < num_columns
+    if NORM:
+        weight = tl.load(weight_ptr + columns, mask=mask, other=0.0).to(tl.float32)
+    await_inputs(OVERLAP)
     token = tl.load(ids_ptr + row).to(tl.int64)
     x = tl.load(table_ptr + token * num_columns + columns, mask=mask, other=0.0)
     x = x.to(x_ptr.dtype.element_ty)
     tl.store(x_ptr + row.to(tl.int64) * num_columns + columns, x, mask=mask)
     if NORM:
-        y = normalize(x.to(tl.float32), weight_ptr, columns, mask, num_columns, eps)
+        y = normalize(x.to(tl.float32), weight, num_columns, eps)
         store_row(y, y_ptr, scale_ptr, row, columns, mask, num_columns, QUANTIZE)
 
 

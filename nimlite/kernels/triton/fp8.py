@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from nimlite.kernels.triton.device import Device, await_inputs
+from nimlite.quant.base import PackedWeight
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = 448.0
@@ -27,6 +28,22 @@ class ScaledRows:
         """Not yet written, of shape [T, C]."""
         values = torch.empty(shape, dtype=FP8, device=device)
         return cls(values, torch.empty((shape[0], 1), dtype=torch.float32, device=device))
+
+
+def takes_fp8(weight: PackedWeight | None) -> bool:
+    """Whether it is multiplied with `ScaledRows`."""
+    return weight is not None and weight.scheme == "fp8_rows"
+
+
+@dataclass(frozen=True, slots=True)
+class UnsummedRows:
+    """y_TN = the sum of the parts, in their order, * row_scale_T1 * column_scale_N: a product that
+    whoever reads it next finishes."""
+
+    parts_PTN: torch.Tensor
+    row_scale_T1: torch.Tensor | None
+    column_scale_N: torch.Tensor | None
+    """fp32; both scales or neither."""
 
 
 @triton.jit

@@ -14,10 +14,10 @@ from nimlite.kernels.triton.attention_decode import (
 )
 from nimlite.kernels.triton.attention_prefill import PrefillConfig, attention_prefill
 from nimlite.kernels.triton.device import Device
-from nimlite.kernels.triton.fp8 import FP8, ScaledRows
+from nimlite.kernels.triton.fp8 import FP8, ScaledRows, UnsummedRows, takes_fp8
 from nimlite.kernels.triton.graphs import DecodeGraphs, batch_sizes
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
-from nimlite.kernels.triton.tuning import Choices, choice_key, library_linear
+from nimlite.kernels.triton.tuning import Choices, choice_key, product
 from nimlite.quant.base import PackedWeight
 
 
@@ -25,7 +25,8 @@ class TritonKernels:
     """The operations in Triton, and products of many rows in cuBLAS.
 
     Where the next operation multiplies with an fp8 weight, norms and activations may be told so
-    (`consumer`): they then return `ScaledRows`, which only `linear` takes.
+    (`consumer`): they then return `ScaledRows`, which only `linear` takes. A product that is
+    `added` may be left as `UnsummedRows`, which only `add_rms_norm` takes.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class TritonKernels:
         self._max_sequences = max_sequences
         self._choices = choices or {}
         self._kv_scales = kv_scales
-        self._configs: dict[tuple[str, int, int, int], LinearConfig | None] = {}
+        self._configs: dict[tuple[str, int, int, int, bool], LinearConfig | None] = {}
         self._workspace = LinearWorkspace.allocate(where)
         self._decode: dict[tuple[KVLayout, int], DecodeWorkspace] = {}
 
@@ -66,39 +67,37 @@ class TritonKernels:
         eps: float,
         consumer: PackedWeight | None = None,
     ) -> Any:
-        if _takes_fp8(consumer):
-            return norm.rms_norm_fp8(x_TD, weight_D, eps, self.device)
-        return norm.rms_norm(x_TD, weight_D, eps, self.device)
+        return norm.rms_norm(x_TD, weight_D, eps, self.device, consumer)
 
     def add_rms_norm(
         self,
-        x_TD: torch.Tensor,
+        x: torch.Tensor | UnsummedRows,
         residual_TD: torch.Tensor,
         weight_D: torch.Tensor,
         eps: float,
         consumer: PackedWeight | None = None,
     ) -> Any:
-        if _takes_fp8(consumer):
-            return norm.add_rms_norm_fp8(x_TD, residual_TD, weight_D, eps, self.device)
-        return norm.add_rms_norm(x_TD, residual_TD, weight_D, eps, self.device)
+        return norm.add_rms_norm(x, residual_TD, weight_D, eps, self.device, consumer, self._dtype)
 
     def gated_activation(
         self, gate_up_T2I: torch.Tensor, activation_name: str, consumer: PackedWeight | None = None
     ) -> Any:
-        if _takes_fp8(consumer):
-            return activation.gated_activation_fp8(gate_up_T2I, activation_name, self.device)
-        return activation.gated_activation(gate_up_T2I, activation_name, self.device)
+        return activation.gated_activation(gate_up_T2I, activation_name, self.device, consumer)
 
     def linear(
-        self, x: torch.Tensor | ScaledRows, weight: PackedWeight, bias_N: torch.Tensor | None
-    ) -> torch.Tensor:
-        if _takes_fp8(weight) and isinstance(x, torch.Tensor):
+        self,
+        x: torch.Tensor | ScaledRows,
+        weight: PackedWeight,
+        bias_N: torch.Tensor | None,
+        added: bool = False,
+    ) -> Any:
+        if takes_fp8(weight) and isinstance(x, torch.Tensor):
             x = fp8.quantize_rows(x, self.device)
         num_rows = len(x.values_TC) if isinstance(x, ScaledRows) else len(x)
-        config = self._config(weight, num_rows)
-        if config is None:
-            return library_linear(x, weight, bias_N, self._dtype)
-        return linear.linear(x, weight, bias_N, config, self._workspace, self.device, self._dtype)
+        sums = not added or bias_N is not None
+        config = self._config(weight, num_rows, sums)
+        rest = (config, self._workspace, self.device, self._dtype)
+        return product(x, weight, bias_N, *rest, sums=sums)
 
     def rope_and_cache(
         self,
@@ -153,16 +152,17 @@ class TritonKernels:
             )
         return self._decode[layout, num_heads]
 
-    def _config(self, weight: PackedWeight, num_rows: int) -> LinearConfig | None:
+    def _config(self, weight: PackedWeight, num_rows: int, sums: bool) -> LinearConfig | None:
         """The chosen configuration; unmeasured, the likely best up to 64 rows."""
         if num_rows > linear.ROW_BUCKETS[-1]:
             return None
         rows = linear.bucket(num_rows)
-        key = (weight.scheme, weight.num_rows, weight.num_columns, rows)
+        key = (weight.scheme, weight.num_rows, weight.num_columns, rows, sums)
         if key not in self._configs:
             name = choice_key(weight, num_rows)
             if name in self._choices:
-                fields = self._choices[name]["config"]
+                choice = self._choices[name]
+                fields = choice["config"] if sums else choice.get("unsummed", choice["config"])
                 self._configs[key] = None if fields is None else LinearConfig(**fields)
             elif rows <= 64:
                 found = linear.candidates(rows, weight, self._workspace, self.device)
@@ -176,7 +176,3 @@ def _dense(weight: PackedWeight) -> torch.Tensor:
     table = weight.tensors["weight"]
     assert table.dtype != FP8, "the embedding stays in 16 bits"
     return table
-
-
-def _takes_fp8(weight: PackedWeight | None) -> bool:
-    return weight is not None and weight.scheme == "fp8_rows"

@@ -1,18 +1,21 @@
-"""RMSNorm, alone or after the residual addition, one program a token; also to fp8 rows."""
+"""RMSNorm, alone or after the residual addition, one program a token; also to fp8 rows.
+
+What is added may be a product that is not summed up yet.
+"""
 
 import torch
 import triton
 import triton.language as tl
 
 from nimlite.kernels.triton.device import Device, await_inputs
-from nimlite.kernels.triton.fp8 import ScaledRows, row_block, store_row
+from nimlite.kernels.triton.fp8 import ScaledRows, UnsummedRows, row_block, store_row, takes_fp8
+from nimlite.quant.base import PackedWeight
 
 
 @triton.jit
-def normalize(x, weight_ptr, columns, mask, num_columns, eps):
-    """x / rms(x) * weight of one fp32 row (zero where not `mask`)."""
+def normalize(x, weight, num_columns, eps):
+    """x / rms(x) * weight of one fp32 row, zero beyond its columns."""
     mean_square = tl.sum(x * x, axis=0) / num_columns
-    weight = tl.load(weight_ptr + columns, mask=mask, other=0.0).to(tl.float32)
     return x * tl.rsqrt(mean_square + eps) * weight
 
 
@@ -23,96 +26,106 @@ def _rms_norm(
     weight_ptr,
     y_ptr,
     scale_ptr,
+    x_row_scale_ptr,
+    x_column_scale_ptr,
     x_stride,
+    part_stride,
     num_columns,
     eps,
+    PARTS: tl.constexpr,
     ADD: tl.constexpr,
     QUANTIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    await_inputs(OVERLAP)
     row = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     mask = columns < num_columns
-    x = tl.load(x_ptr + row.to(tl.int64) * x_stride + columns, mask=mask, other=0.0).to(tl.float32)
+    # no kernel writes it: read while the one before still runs
+    weight = tl.load(weight_ptr + columns, mask=mask, other=0.0).to(tl.float32)
+    if x_column_scale_ptr is not None:
+        scale = tl.load(x_column_scale_ptr + columns, mask=mask, other=0.0)
+    await_inputs(OVERLAP)
+    pointers = x_ptr + row.to(tl.int64) * x_stride + columns
+    x = tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
+    for part in tl.static_range(1, PARTS):
+        x += tl.load(pointers + part * part_stride, mask=mask, other=0.0).to(tl.float32)
+    if x_column_scale_ptr is not None:
+        x *= scale * tl.load(x_row_scale_ptr + row)
     if ADD:
         pointers = residual_ptr + row.to(tl.int64) * num_columns + columns
         total = x + tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
         rounded = total.to(residual_ptr.dtype.element_ty)
         tl.store(pointers, rounded, mask=mask)
         x = rounded.to(tl.float32)
-    y = normalize(x, weight_ptr, columns, mask, num_columns, eps)
+    y = normalize(x, weight, num_columns, eps)
     store_row(y, y_ptr, scale_ptr, row, columns, mask, num_columns, QUANTIZE)
 
 
 def rms_norm(
-    x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float, device: Device
-) -> torch.Tensor:
-    """x / rms(x) * weight, in x's dtype."""
-    y_TD = torch.empty_like(x_TD, memory_format=torch.contiguous_format)
-    _launch(x_TD, None, weight_D, eps, y_TD, None, device)
-    return y_TD
+    x_TD: torch.Tensor,
+    weight_D: torch.Tensor,
+    eps: float,
+    device: Device,
+    consumer: PackedWeight | None = None,
+) -> torch.Tensor | ScaledRows:
+    """x / rms(x) * weight, in x's dtype; in fp8 rows if that is what `consumer`, the weight that
+    it is multiplied with, takes."""
+    return _launch(x_TD, None, weight_D, eps, x_TD.dtype, device, consumer)
 
 
 def add_rms_norm(
-    x_TD: torch.Tensor,
+    x: torch.Tensor | UnsummedRows,
     residual_TD: torch.Tensor,
     weight_D: torch.Tensor,
     eps: float,
     device: Device,
-) -> torch.Tensor:
-    """residual += x in place (rounded to the residual's dtype), then its norm in x's dtype."""
-    y_TD = torch.empty_like(x_TD, memory_format=torch.contiguous_format)
-    _launch(x_TD, residual_TD, weight_D, eps, y_TD, None, device)
-    return y_TD
-
-
-def rms_norm_fp8(
-    x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float, device: Device
-) -> ScaledRows:
-    """`rms_norm` rounded to fp8 rows."""
-    y = ScaledRows.empty(x_TD.shape, x_TD.device)
-    _launch(x_TD, None, weight_D, eps, y.values_TC, y.scale_T1, device)
-    return y
-
-
-def add_rms_norm_fp8(
-    x_TD: torch.Tensor,
-    residual_TD: torch.Tensor,
-    weight_D: torch.Tensor,
-    eps: float,
-    device: Device,
-) -> ScaledRows:
-    """`add_rms_norm` rounded to fp8 rows."""
-    y = ScaledRows.empty(x_TD.shape, x_TD.device)
-    _launch(x_TD, residual_TD, weight_D, eps, y.values_TC, y.scale_T1, device)
-    return y
+    consumer: PackedWeight | None = None,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor | ScaledRows:
+    """residual += x in place (rounded to the residual's dtype), then its norm in `dtype` (x's, if
+    None) or in fp8 rows, as for `rms_norm`."""
+    return _launch(x, residual_TD, weight_D, eps, dtype, device, consumer)
 
 
 def _launch(
-    x_TD: torch.Tensor,
+    x: torch.Tensor | UnsummedRows,
     residual_TD: torch.Tensor | None,
     weight_D: torch.Tensor,
     eps: float,
-    y_TD: torch.Tensor,
-    scale_T1: torch.Tensor | None,
+    dtype: torch.dtype | None,
     device: Device,
-) -> None:
-    num_rows, num_columns = x_TD.shape
+    consumer: PackedWeight | None,
+) -> torch.Tensor | ScaledRows:
+    if isinstance(x, torch.Tensor):
+        x = UnsummedRows(x.unsqueeze(0), None, None)
+    num_parts, num_rows, num_columns = x.parts_PTN.shape
     assert residual_TD is None or residual_TD.is_contiguous()
+    shape, where = (num_rows, num_columns), x.parts_PTN.device
+    y: torch.Tensor | ScaledRows
+    if takes_fp8(consumer):
+        y = ScaledRows.empty(shape, where)
+        y_TD, y_scale_T1 = y.values_TC, y.scale_T1
+    else:
+        y = torch.empty(shape, dtype=dtype or x.parts_PTN.dtype, device=where)
+        y_TD, y_scale_T1 = y, None
     _rms_norm[(num_rows,)](
-        x_TD,
+        x.parts_PTN,
         residual_TD,
         weight_D,
         y_TD,
-        scale_T1,
-        x_TD.stride(0),
+        y_scale_T1,
+        x.row_scale_T1,
+        x.column_scale_N,
+        x.parts_PTN.stride(1),
+        x.parts_PTN.stride(0),
         num_columns,
         eps,
+        PARTS=num_parts,
         ADD=residual_TD is not None,
-        QUANTIZE=scale_T1 is not None,
+        QUANTIZE=y_scale_T1 is not None,
         **row_block(num_columns),
         OVERLAP=device.overlaps_launches,
         **device.launch_options,
     )
+    return y

@@ -3,12 +3,20 @@
 import torch
 
 from nimlite.kernels.base import Batch, KVLayout
-from nimlite.kernels.triton.fp8 import FP8, FP8_MAX, ScaledRows
+from nimlite.kernels.triton.fp8 import FP8, FP8_MAX, ScaledRows, UnsummedRows
 
 
 def dequantize(rows: ScaledRows) -> torch.Tensor:
     """The fp32 rows that fp8 rows stand for."""
     return rows.values_TC.float() * rows.scale_T1
+
+
+def finish(rows: UnsummedRows) -> torch.Tensor:
+    """The fp32 product y_TN."""
+    y_TN = rows.parts_PTN.float().sum(0)
+    if rows.row_scale_T1 is None or rows.column_scale_N is None:
+        return y_TN
+    return y_TN * rows.row_scale_T1 * rows.column_scale_N
 
 
 def quantize_rows(x_TC: torch.Tensor) -> ScaledRows:
