@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from nimlite.errors import SelfTestError, SettingError
+from nimlite.errors import ChecksumError, SelfTestError, SettingError
 from nimlite.observe.progress import Progress
 from nimlite.probe import Machine
 from nimlite.probe.machine import Gpu
@@ -262,7 +262,19 @@ def _first_gpu(plan: Plan) -> Gpu:
 def load_engine(
     plan: Plan, directory: "EngineDirectory", backend: "Backend", progress: Progress
 ) -> "Engine":
-    """The engine with its weights and KV pool in memory. Weights that turn out to be damaged as
-    they are read are built again by the next start: raises ChecksumError."""
+    """The engine with its weights and KV pool in memory.
+
+    Weights that turn out to be damaged as they are read are built again, in the same place, if it
+    is in the cache. Raises ChecksumError for others.
+    """
     caching = plan.settings.enable_kv_cache_reuse
-    return backend.open(directory, progress, prefix_caching=caching)
+    try:
+        return backend.open(directory, progress, prefix_caching=caching)
+    except ChecksumError as error:
+        if not directory.path.is_relative_to(plan.settings.cache_path):
+            raise
+        _log.warning("%s It is built again.", error)
+        directory.discard_weights()
+    store = Store(plan.settings.cache_path, offline=plan.settings.offline)
+    rebuilt = prepare_engine(plan, store, backend, progress, home=directory.path)
+    return backend.open(rebuilt, progress, prefix_caching=caching)

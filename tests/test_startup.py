@@ -1,14 +1,19 @@
 """The way from a name to an engine, on a tiny checkpoint with random weights."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 
+from nimlite.build.engine_dir import EngineDirectory
 from nimlite.build.random import RandomCheckpoint
-from nimlite.errors import ModelError, SettingError
+from nimlite.engine.cpu import CpuBackend
+from nimlite.engine.engine import Engine
+from nimlite.errors import ChecksumError, ModelError, SettingError
 from nimlite.observe.bars import LineProgress
+from nimlite.observe.progress import Progress
 from nimlite.probe import probe
 from nimlite.settings import read_settings
 from nimlite.startup import (
@@ -134,6 +139,42 @@ def test_a_damaged_engine_is_named_and_built_again(
     assert weights.read_bytes() == content
     assert any(line.startswith("Convert the weights") for line in lines)
     assert f"{weights} is damaged" in caplog.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamingBackend(CpuBackend):
+    """Checks weights as it reads them, as a GPU's does."""
+
+    def open(
+        self, directory: EngineDirectory, progress: Progress, *, prefix_caching: bool = True
+    ) -> Engine:
+        directory.weights_on(self.device)
+        return CpuBackend.open(self, directory, progress, prefix_caching=prefix_caching)
+
+
+def test_weights_that_prove_damaged_as_they_are_read_are_built_again(
+    store: Store,
+    progress: LineProgress,
+    checkpoint: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plan = plan_for(checkpoint, store, progress, NIM_CACHE_PATH=str(store.root))
+    cpu = prepare_kernels(plan, store, progress)
+    assert isinstance(cpu, CpuBackend)
+    backend = StreamingBackend(profile=cpu.profile, kernels=cpu.kernels)
+    for home in (None, tmp_path / "mine"):
+        built = prepare_engine(plan, store, backend, progress, home=home)
+        weights = built.path / "rank0.safetensors"
+        content = weights.read_bytes()
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        if home is None:
+            assert load_engine(plan, built, backend, progress).spec == built.config.spec
+            assert weights.read_bytes() == content
+            assert f"{weights} is damaged: the sha256 of block 0 is" in caplog.text
+        else:
+            with pytest.raises(ChecksumError, match=r"rank0\.safetensors is damaged"):
+                load_engine(plan, built, backend, progress)
 
 
 def test_an_engine_directory_is_a_model(

@@ -86,6 +86,11 @@ class EngineDirectory:
         except DamagedBlockError as error:
             raise _damaged(self.path / name, str(error)) from error
 
+    def discard_weights(self) -> None:
+        """Remove them: the directory is no whole engine any more, and a build makes it one."""
+        for name in self.config.weights:
+            (self.path / name).unlink(missing_ok=True)
+
 
 _CONFIG = TypeAdapter(EngineConfig)
 

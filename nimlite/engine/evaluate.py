@@ -7,6 +7,10 @@ import torch
 from nimlite.kernels.base import Batch, Kernels, KVLayout
 from nimlite.layers.decoder import Decoder
 
+_TABLE_WIDTH = 16
+"""Tables are widened to a multiple of it, as those of most engines are: a GPU compiles a kernel anew
+where a stride has another divisor."""
+
 
 @torch.inference_mode()
 def prompt_logits(
@@ -50,6 +54,6 @@ def _batch(
         slots_T=positions_T.clone(),
         query_starts_S1=ints([0, end - start]),
         context_lens_S=ints([end]),
-        block_tables_SB=ints(range(num_blocks))[None],
+        block_tables_SB=ints([*range(num_blocks), *[0] * (-num_blocks % _TABLE_WIDTH)])[None],
         logit_rows_R=ints(range(end - start)),
     )

@@ -149,10 +149,10 @@ def warm_up(spec: ModelSpec, profile: Profile, device: torch.device) -> None:
         eos_token_ids=(),
         sampler=DeviceSampler(profile.max_batch_size, device),
     )
-    prompts = [[1] * min(300, profile.max_model_len // 2), [2]]
-    for temperature in (0.0, 1.0):
+    prompts = [[1] * min(300, profile.max_model_len // 2), *[[2]] * (profile.max_batch_size - 1)]
+    for count, temperature in ((2, 1.0), (len(prompts), 0.0)):
         params = SamplingParams(temperature=temperature, max_tokens=3, ignore_eos=True)
-        engine.generate(prompts, params)
+        engine.generate(prompts[:count], params)
 
 
 def activation_dtype(precision: Precision) -> torch.dtype:
@@ -302,6 +302,7 @@ def largest_step(profile: Profile, layout: KVLayout, device: torch.device) -> Ba
         slots_T=blocks_T * layout.block_size + positions_T,
         query_starts_S1=indices(num_sequences + 1) * length,
         context_lens_S=torch.full_like(sequences_S1, length),
-        block_tables_SB=sequences_S1.unsqueeze(1).contiguous(),
+        # as wide as an engine's, for which kernels are compiled
+        block_tables_SB=sequences_S1.unsqueeze(1).repeat(1, 16),
         logit_rows_R=(sequences_S1 + 1) * length - 1,
     )

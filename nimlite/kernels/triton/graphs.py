@@ -28,7 +28,7 @@ def batch_sizes(largest: int) -> list[int]:
     return sorted(size for size in sizes if size <= largest)
 
 
-@triton.jit(do_not_specialize=["num_used"])
+@triton.jit(do_not_specialize=["num_used", "num_used_rows", "size"])
 def _pad(slots_ptr, contexts_ptr, rows_ptr, num_used, num_used_rows, size, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     padding = (i >= num_used) & (i < size)
