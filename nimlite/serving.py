@@ -1,14 +1,11 @@
 """The way from a plan to a serving process: the port first, then the model, then the panel."""
 
 import asyncio
-import functools
 import logging
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import uvicorn
@@ -16,14 +13,12 @@ from rich.console import Console
 
 from nimlite import startup
 from nimlite.engine.client import EngineClient, EngineHost
-from nimlite.engine.loop import EngineLoop
-from nimlite.engine.process import EngineProcess
-from nimlite.engine.wire import Prepared
+from nimlite.hosting import EngineFacts, host_engine
 from nimlite.observe.bars import TeeProgress
 from nimlite.observe.panel import ready_panel
 from nimlite.observe.phases import PhaseLog
 from nimlite.observe.progress import Progress
-from nimlite.profiles.manifest import Device, Profile
+from nimlite.profiles.manifest import Device
 from nimlite.profiles.nim import nim_manifest
 from nimlite.server.config import ServerConfig
 from nimlite.server.serve import serve
@@ -47,48 +42,6 @@ def serve_plan(
     loop_factory = uvicorn.Config("", log_config=None).get_loop_factory()
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(service.run())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineFacts:
-    """What the HTTP side wants to know of an engine that may be in another process."""
-
-    directory: Path
-    profile: Profile
-    """As it runs."""
-    vocab_size: int
-
-
-def prepare(plan: Plan, store: Store, progress: Progress) -> Prepared:
-    """The plan's engine, ready to be asked, and its `EngineFacts`."""
-    kernels = startup.prepare_kernels(plan, store, progress)
-    directory = startup.prepare_engine(plan, store, kernels, progress)
-    engine = startup.load_engine(plan, directory, kernels, progress)
-    if plan.selection.chosen.profile.device is Device.GPU:
-        from nimlite.engine.warmup import warm_up
-
-        warm_up(engine, progress)
-    facts = EngineFacts(
-        directory=directory.path, profile=engine.profile, vocab_size=engine.spec.vocab_size
-    )
-    return Prepared(engine, facts)
-
-
-def host_engine(
-    plan: Plan, store: Store, progress: Progress, *, in_process: bool
-) -> tuple[EngineHost, EngineFacts]:
-    """The plan's engine in a thread to be, or `in_process`: in a process of its own.
-
-    A step on the CPU leaves the interpreter to others while it computes, and a process more would
-    cost memory; a step on a GPU is so short that every moment without the interpreter shows.
-    """
-    recipe = functools.partial(prepare, plan, store)
-    if in_process:
-        process = EngineProcess.launch(recipe, progress)
-        return process, process.facts
-    prepared = recipe(progress)
-    assert isinstance(prepared.facts, EngineFacts)
-    return EngineLoop(prepared.engine), prepared.facts
 
 
 class _Service:

@@ -9,10 +9,10 @@ from fakes.driving import Outcome, request
 
 from nimlite.build.random import RandomCheckpoint
 from nimlite.engine.client import EngineClient
+from nimlite.hosting import host_engine
 from nimlite.observe.bars import LineProgress
 from nimlite.probe import probe
 from nimlite.server.tokenizer import Tokenizer
-from nimlite.serving import host_engine
 from nimlite.settings import read_settings
 from nimlite.startup import find_manifest, make_plan
 from nimlite.store.cache import Store

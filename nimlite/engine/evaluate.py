@@ -8,8 +8,8 @@ from nimlite.kernels.base import Batch, Kernels, KVLayout
 from nimlite.layers.decoder import Decoder
 
 _TABLE_WIDTH = 16
-"""Tables are widened to a multiple of it, as those of most engines are: a GPU compiles a kernel anew
-where a stride has another divisor."""
+"""Tables are widened to a multiple of it, as those of most engines are: for a stride with another
+divisor a GPU's kernels would be compiled anew."""
 
 
 @torch.inference_mode()
