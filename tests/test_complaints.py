@@ -19,6 +19,7 @@ import pytest
 from fakes.command import nimlite
 from fakes.file_server import serve as serve_file
 from fakes.hub_server import FILES, Hub, hub_server
+from fakes.llama_config import CONFIG
 
 from nimlite.errors import ArtifactError
 from nimlite.observe.bars import LineProgress
@@ -31,18 +32,6 @@ from nimlite.store.cache import Store
 from nimlite.store.model_store import create_model_store, read_model_store
 
 NOWHERE = "http://127.0.0.1:1"
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": 272,
-}
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from fakes.driving import Outcome, request
+from fakes.llama_config import CONFIG
 
 from nimlite.build.random import RandomCheckpoint
 from nimlite.engine.client import EngineClient
@@ -16,21 +17,6 @@ from nimlite.server.tokenizer import Tokenizer
 from nimlite.settings import read_settings
 from nimlite.startup import find_manifest, make_plan
 from nimlite.store.cache import Store
-
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": 272,
-    "tie_word_embeddings": True,
-    "eos_token_id": 256,
-}
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fakes.llama_config import CONFIG
 from safetensors.torch import save_file
 
 from nimlite.build.engine_dir import EngineDirectory
@@ -26,21 +27,6 @@ from nimlite.startup import (
     prepare_kernels,
 )
 from nimlite.store.cache import Store
-
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": 272,
-    "tie_word_embeddings": True,
-    "eos_token_id": 256,
-}
 
 
 @pytest.fixture
