@@ -103,14 +103,7 @@ def test_rope_and_cache(dim: int, rotary: int, kv_dtype: torch.dtype) -> None:
     assert relative_error(kv, expected_kv) < tolerance
 
 
-def test_embedding_and_first_norm() -> None:
-    table, weight = random(50, 576), random(576, seed=1)
+def test_embedding() -> None:
+    table = random(50, 576)
     ids = torch.tensor([3, 49, 0, 3], dtype=torch.int32, device=table.device)
-    expected = reference.rms_norm(table[ids.long()], weight, 1e-5)
     assert torch.equal(embed.embed(table, ids, DEVICE), table[ids.long()])
-    x, y = embed.embed_rms_norm(table, ids, weight, 1e-5, DEVICE)
-    assert torch.equal(x, table[ids.long()])
-    assert relative_error(y, expected) < TOLERANCE
-    x, rows = embed.embed_rms_norm_fp8(table, ids, weight, 1e-5, DEVICE)
-    assert torch.equal(x, table[ids.long()])
-    assert same_rows(rows, expected)
