@@ -4,9 +4,12 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from nimlite.engine.engine import Engine
 
 app = typer.Typer(help="Measure nimlite, beside its peers.", no_args_is_help=True)
 
@@ -130,8 +133,33 @@ def greedy(
     ] = None,
 ) -> None:
     """Whether an engine goes on from eight texts as another one did, for 64 greedy tokens each."""
-    from nimlite import startup
     from nimlite.bench.greedy import run_greedy
+
+    engine, tokenizer_file = _load(model)
+    for line in run_greedy(engine, tokenizer_file, write, against):
+        typer.echo(line)
+
+
+@app.command("soak")
+def soak_command(
+    model: Annotated[
+        str | None, typer.Argument(help="As for `serve`; its profile as NIM_* settings choose it.")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=10, help="Requests in all.")] = 10_000,
+    in_flight: Annotated[int, typer.Option(min=8, help="Requests at a time.")] = 256,
+) -> None:
+    """Whether an engine answers in a crowd as it does alone, and leaks nothing, over many requests
+    of random lengths with random cancels."""
+    from nimlite.bench.soak import run_soak
+
+    engine, tokenizer_file = _load(model)
+    for line in run_soak(engine, tokenizer_file, requests, in_flight):
+        typer.echo(line)
+
+
+def _load(model: str | None) -> "tuple[Engine, Path]":
+    """The engine that `serve` would run, and its tokenizer's file."""
+    from nimlite import startup
     from nimlite.cli.session import open_session
 
     session = open_session({"model_path": model})
@@ -140,8 +168,7 @@ def greedy(
     backend = startup.prepare_kernels(plan, session.store, session.progress)
     directory = startup.prepare_engine(plan, session.store, backend, session.progress)
     engine = startup.load_engine(plan, directory, backend, session.progress)
-    for line in run_greedy(engine, directory.path / "tokenizer.json", write, against):
-        typer.echo(line)
+    return engine, directory.path / "tokenizer.json"
 
 
 @app.command("serve")
