@@ -159,12 +159,13 @@ def _kept_off(candidates: tuple[Candidate, ...]) -> list[str]:
 
 def capacity_table(capacities: Sequence[Capacity]) -> RenderableType:
     """How many requests of a length each profile holds at a time."""
-    table = Table(title="Requests at a time, by context", title_justify="left", expand=False)
+    title = "Requests at a time, by context, and what keys and values may take"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 0, 0, 1))
     contexts = sorted({context for capacity in capacities for context in capacity.sequences})
     table.add_column("profile", overflow="fold")
-    table.add_column("keys and values", justify="right")
+    table.add_column("KV cache", no_wrap=True, justify="right")
     for context in contexts:
-        table.add_column(f"{context // 1024}k", justify="right")
+        table.add_column(f"{context // 1024}k", no_wrap=True, justify="right")
     for capacity in capacities:
         counts = [str(capacity.sequences[context]) for context in contexts]
         table.add_row(capacity.name, gibibytes(capacity.kv_bytes), *counts)
