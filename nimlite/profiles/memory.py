@@ -101,8 +101,10 @@ def plan_memory(shape: ModelShape, profile: Profile, budget: int) -> MemoryPlan:
     )
     left = budget - plan.fixed
     wanted = left if profile.kv_cache_bytes is None else max(profile.kv_cache_bytes, minimum)
-    pool = max(0, min(left, wanted)) // block * block
-    return replace(plan, kv_cache=pool)
+    pool = max(0, min(left, wanted))
+    # Layers with a window hold fewer blocks: what one request needs may lie between whole ones.
+    least = minimum if pool >= minimum else 0
+    return replace(plan, kv_cache=max(pool // block * block, least))
 
 
 def longest_context(shape: ModelShape, profile: Profile, plan: MemoryPlan) -> int:

@@ -47,6 +47,15 @@ def test_a_window_bounds_the_cache() -> None:
     assert kv_bytes(windowed, profile, 4096) == kv_bytes(LLAMA.shape, profile, 4096)
 
 
+def test_what_just_fits_has_room_for_one_request() -> None:
+    windowed = replace(LLAMA.shape, sliding_window=4096, num_windowed_layers=21)
+    profile = replace(LLAMA.profiles[0], max_model_len=8256)
+    needed = plan_memory(windowed, profile, 0).needed
+    just = plan_memory(windowed, profile, needed)
+    assert just.kv_cache == just.kv_minimum and just.total <= needed
+    assert plan_memory(windowed, profile, needed - 1).kv_cache < just.kv_minimum
+
+
 @pytest.mark.parametrize(
     ("precision", "measured"), [("int4", 0.97), ("int8", 1.01), ("bf16", 1.13), ("fp32", 1.38)]
 )
