@@ -51,7 +51,7 @@ def _measure_gpu(torch: Any, index: int) -> tuple[str, dict[str, Any]]:
     for precision, product in _products(torch, n).items():
         try:
             flops[precision] = 2 * n**3 / _gpu_seconds(torch, product)
-        except (RuntimeError, NotImplementedError):
+        except RuntimeError:
             continue  # this card, or this torch, has no such product
     uuid = str(torch.cuda.get_device_properties(index).uuid)
     return uuid, {"memory_bandwidth": bandwidth, "flops": flops}

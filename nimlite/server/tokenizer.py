@@ -39,7 +39,7 @@ class Tokenizer:
             raise ModelError(f"{directory} has no tokenizer.json, which this server needs.")
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:
+        except Exception as error:  # the library raises nothing narrower
             raise ModelError(f"{directory} holds no tokenizer that can be read: {error}") from error
         return cls(backend, ChatTemplate.load(directory))
 
