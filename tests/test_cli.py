@@ -63,6 +63,7 @@ def test_list_model_profiles(tmp_path: Path) -> None:
         (["serve", "a", "--model", "b"], {}, 2, "MODEL=a and --model=b contradict each other"),
         (["serve", "--machine", "no.json"], {}, 2, "--machine=no.json asks about another machine"),
         (["run"], {}, 2, "give at least one --prompt TEXT"),
+        (["build", "--dtype", "fp9"], {}, 2, "--precision=fp9 matches no profile"),
         (["serv"], {}, 2, "No such command"),
     ],
 )  # fmt: skip
@@ -140,6 +141,29 @@ def test_a_model_store_is_served_without_a_network(tmp_path: Path) -> None:
         **environ,
     )
     assert len(json.loads(answer.stdout)[0]["token_ids"]) == 2
+
+
+def test_the_flags_of_tensorrt_llm_build_an_engine_that_runs(tmp_path: Path) -> None:
+    random_llama(tmp_path)
+    engine = tmp_path / "engine"
+    environ = {"NIM_OFFLINE": "1", "PATH": str(tmp_path), "NIM_LOG_LEVEL": "ERROR"}
+    built = nimlite(
+        *("build", "--checkpoint_dir", str(tmp_path / "checkpoint"), "--output_dir", str(engine)),
+        *("--dtype", "float32", "--tp_size", "1", "--pp_size", "1", "--max_batch_size", "2"),
+        *("--max_input_len", "64", "--max_seq_len", "128", "--json"),
+        cache=tmp_path / "cache",
+        **environ,
+    )
+    assert json.loads(built.stdout)["path"] == str(engine), built.stderr
+    shutil.rmtree(tmp_path / "checkpoint")
+    answer = nimlite(
+        *("run", str(engine), "--prompt", "a", "--max_tokens", "2", "--json"),
+        cache=tmp_path / "cache",
+        **environ,
+    )
+    assert len(json.loads(answer.stdout)[0]["token_ids"]) == 2
+    plan = nimlite("serve", str(engine), "--dry-run", "--json", cache=tmp_path, **environ)
+    assert json.loads(plan.stdout)["choice"]["name"] == "nimlite-fp32-tp1-pp1-cpu"
 
 
 @pytest.mark.parametrize("name", ["list-model-profiles", "download-to-cache", "create-model-store"])

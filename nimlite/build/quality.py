@@ -56,12 +56,12 @@ def require_quality(report: QualityReport, precision: Precision) -> None:
         raise SelfTestError(
             f"The engine ({precision}) does not compute this model: {report}. This is a defect of"
             " nimlite or of this"
-            " machine; please report it with this line. NIM_TAGS_SELECTOR=precision=fp32 may serve"
+            " machine; please report it with this line. NIM_PRECISION=fp32 may serve"
             " meanwhile."
         )
     if report.perplexity_increase > _MAX_PERPLEXITY_INCREASE:
         raise SelfTestError(
             f"Rounding this model to {precision} costs too much: {report};"
             f" {_MAX_PERPLEXITY_INCREASE:.0%} is allowed."
-            " Choose a finer precision, such as NIM_TAGS_SELECTOR=precision=bf16."
+            " Choose a finer precision, such as NIM_PRECISION=bf16."
         )

@@ -20,10 +20,12 @@ from nimlite.cli.engines import build, run, serve
 from nimlite.cli.machine import probe
 from nimlite.cli.profiles import list_model_profiles
 from nimlite.errors import NimliteError
+from nimlite.settings.flags import normal
 
 app = typer.Typer(
     help="A self-optimizing LLM server: probe, choose, build, prove, serve. Every option that sets "
     "something is a variable, too (--max-model-len: NIM_MAX_MODEL_LEN); `config` shows them all.",
+    context_settings={"token_normalize_func": normal},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

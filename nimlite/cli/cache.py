@@ -64,7 +64,7 @@ def create_model_store(
     """Put the model into a directory that `serve` takes, on a machine without a network too.
 
     It offers the profile that is asked for, or all. For an engine, which only machines alike can
-    run, there is `build --output`.
+    run, there is `build --out`.
     """
     manifest = session.manifest()
     manifest = replace(manifest, profiles=wanted_profiles(manifest, session.settings))

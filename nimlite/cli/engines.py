@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 def build(
     session: Session,
     output: Annotated[
-        Path | None, typer.Option(help="The engine directory. Default: in the cache.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "--output",
+            "--output-dir",
+            help="The engine directory. Default: in the cache.",
+        ),
     ] = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,

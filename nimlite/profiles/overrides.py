@@ -2,7 +2,10 @@
 
 from nimlite.errors import SettingError
 from nimlite.profiles.manifest import Manifest, Profile
-from nimlite.settings import Settings
+from nimlite.settings import Origin, Settings
+
+_TAGS = {"precision": "precision", "tensor_parallel_size": "tp", "pipeline_parallel_size": "pp"}
+"""The settings that ask for one tag each."""
 
 
 def wanted_profiles(manifest: Manifest, settings: Settings) -> tuple[Profile, ...]:
@@ -13,20 +16,20 @@ def wanted_profiles(manifest: Manifest, settings: Settings) -> tuple[Profile, ..
     """
     _check_context(manifest, settings)
     pinned = _pinned(manifest, settings) if settings.model_profile else None
-    tags = settings.tags_selector.items()
+    tags = _tags(settings).items()
     matching = tuple(p for p in manifest.profiles if tags <= p.tags.items())
     if not matching:
         offered = sorted({f"{k}={v}" for p in manifest.profiles for k, v in p.tags.items()})
         raise SettingError(
-            f"{settings.named('tags_selector')} matches no profile of {manifest.family}. "
+            f"{_named_tags(settings)} matches no profile of {manifest.family}. "
             f"Its profiles have {', '.join(offered)}."
         )
     if pinned is None:
         return matching
     if pinned not in matching:
         raise SettingError(
-            f"{settings.named('model_profile')} and {settings.named('tags_selector')} contradict "
-            "each other: set only one of them."
+            f"{settings.named('model_profile')} and {_named_tags(settings)} contradict each other: "
+            "set only one of them."
         )
     return (pinned,)
 
@@ -35,7 +38,35 @@ def asked(settings: Settings) -> str:
     """What the user's settings say about the choice; empty where they say nothing."""
     if settings.model_profile:
         return settings.named("model_profile")
-    return settings.named("tags_selector") if settings.tags_selector else ""
+    return _named_tags(settings)
+
+
+def _tags(settings: Settings) -> dict[str, str]:
+    """What the selector and the settings of one tag ask for; of two that differ the higher layer
+    wins."""
+    layers = tuple(Origin)
+    tags = dict(settings.tags_selector)
+    for name, tag in _TAGS.items():
+        if (value := getattr(settings, name)) is None:
+            continue
+        if tags.get(tag, str(value)) != str(value):
+            own, selector = (layers.index(settings.origin(n)) for n in (name, "tags_selector"))
+            if own == selector:
+                raise SettingError(
+                    f"{settings.named(name)} and {settings.named('tags_selector')} contradict each "
+                    "other: set only one of them."
+                )
+            if own < selector:
+                continue
+        tags[tag] = str(value)
+    return tags
+
+
+def _named_tags(settings: Settings) -> str:
+    """The settings that ask for tags, as the user knows them."""
+    return " with ".join(
+        settings.named(name) for name in ("tags_selector", *_TAGS) if getattr(settings, name)
+    )
 
 
 def _pinned(manifest: Manifest, settings: Settings) -> Profile:

@@ -15,6 +15,7 @@ from nimlite.settings.values import (
     Milliseconds,
     Names,
     Port,
+    PrecisionName,
     Share,
     Tags,
     Tokens,
@@ -50,6 +51,12 @@ class Settings:
     list-model-profiles prints. Unset: the best here."""
     tags_selector: Annotated[Tags, Group.CHOICE] = field(default_factory=dict)
     """Choose only among profiles with these tags: precision=fp32,tp=1."""
+    precision: Annotated[PrecisionName, Group.CHOICE] = None
+    """Choose only among profiles of this precision: bf16, fp8, int4_awq, …; float16 is fp16."""
+    tensor_parallel_size: Annotated[Count | None, Group.CHOICE] = None
+    """Choose only among profiles that split each layer over so many GPUs."""
+    pipeline_parallel_size: Annotated[Count | None, Group.CHOICE] = None
+    """Choose only among profiles that split the layers into so many groups of GPUs."""
     profile_goal: Annotated[GoalName | None, Group.CHOICE] = None
     """What the choice aims at: latency, throughput or memory. Unset: throughput, on as few GPUs as
     the model needs."""
@@ -61,7 +68,7 @@ class Settings:
     concurrency: Annotated[Count | None, Group.CHOICE] = None
     """Requests at a time that the choice is made for. Unset: what the goal implies."""
     input_length: Annotated[Tokens | None, Group.CHOICE] = None
-    """Tokens of a typical prompt that the choice is made for."""
+    """Tokens of a typical prompt that the choice is made for; a longer one is served, too."""
     output_length: Annotated[Tokens | None, Group.CHOICE] = None
     """Tokens of a typical answer that the choice is made for."""
     max_model_len: Annotated[Tokens | None, Group.LIMITS] = None

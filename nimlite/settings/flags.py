@@ -12,12 +12,22 @@ from nimlite.settings.given import Given, Origin
 PASSTHROUGH: Final = "NIM_PASSTHROUGH_ARGS"
 _ALSO = {
     "model_profile": ("--profile", "-p"),
+    "precision": ("--dtype",),
+    "tensor_parallel_size": ("--tp", "--tp-size"),
+    "pipeline_parallel_size": ("--pp", "--pp-size"),
+    "input_length": ("--max-input-len",),
+    "max_model_len": ("--max-seq-len",),
     "max_batch_size": ("--max-num-seqs",),
     "max_num_tokens": ("--max-num-batched-tokens",),
     "kvcache_percent": ("--gpu-memory-utilization",),
     "config_file": ("--config-file",),
 }
-"""Other spellings, as NIM's commands and vLLM have them."""
+"""Other spellings, as NIM's commands, vLLM and TensorRT-LLM have them."""
+
+
+def normal(option: str) -> str:
+    """An option as it is spelled here: TensorRT-LLM's have underscores."""
+    return option.replace("_", "-")
 
 
 def flag(name: str) -> str:
@@ -51,6 +61,7 @@ def read_passthrough(text: str) -> dict[str, Given]:
 
 def _read(word: str, rest: Iterator[str]) -> tuple[str, Given]:
     option, equals, value = word.partition("=")
+    option = normal(option)
     options = {spelling: name for name in FIELDS for spelling in spellings(name)}
     negated = option.startswith("--no-")
     name = options.get(option.replace("--no-", "--", 1))

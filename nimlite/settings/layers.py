@@ -12,11 +12,10 @@ from nimlite.settings.fields import FIELDS, Settings
 from nimlite.settings.file import read_file
 from nimlite.settings.flags import PASSTHROUGH, flag, read_passthrough
 from nimlite.settings.given import Given, Origin, shown
-from nimlite.settings.nim import MEANINGS, Tag, variables
+from nimlite.settings.nim import variables
 
 _TYPES = get_type_hints(Settings, include_extras=True)
 _ADAPTERS = {name: TypeAdapter[Any](_TYPES[name]) for name in FIELDS}
-_TAG_VARIABLES = {name: m.tag for name, m in MEANINGS.items() if isinstance(m, Tag)}
 
 
 def read_settings(
@@ -61,26 +60,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Given]:
         if found:
             _check_same(found, [_read(name, each) for each in found])
             given[name] = found[0]
-    if tags := _tags(environ, given.get("tags_selector")):
-        given["tags_selector"] = tags
     return given
-
-
-def _tags(environ: Mapping[str, str], selector: Given | None) -> Given | None:
-    """NIM_TAGS_SELECTOR together with the variables that stand for one tag each."""
-    tags = dict(_read("tags_selector", selector)) if selector else {}
-    sources = [selector] if selector else []
-    for variable, tag in _TAG_VARIABLES.items():
-        if not (value := environ.get(variable, "").strip()):
-            continue
-        sources.append(Given(Origin.ENVIRONMENT, variable, value))
-        if tags.setdefault(tag, value) != value:
-            _contradiction(s for s in sources if s is selector or s.place == variable)
-    if len(sources) < 2 and selector:
-        return selector
-    place = ", ".join(source.place for source in sources)
-    text = ",".join(f"{tag}={value}" for tag, value in tags.items())
-    return Given(Origin.ENVIRONMENT, place, text) if tags else None
 
 
 def _read(name: str, given: Given) -> Any:

@@ -69,8 +69,6 @@ def _answers() -> str:
 
 def _says(meaning: nim.Meaning) -> str:
     match meaning:
-        case nim.Tag(tag):
-            return f"Chooses among profiles with this {tag}, as `NIM_TAGS_SELECTOR` does."
         case nim.Elsewhere(reader):
             return f"Read by {reader}."
         case nim.NotYet(reason):

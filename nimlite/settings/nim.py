@@ -21,13 +21,6 @@ class Spelling:
 
 
 @dataclass(frozen=True, slots=True)
-class Tag:
-    """One tag of NIM_TAGS_SELECTOR, as a variable."""
-
-    tag: str
-
-
-@dataclass(frozen=True, slots=True)
 class Elsewhere:
     """A variable that a library or the probe reads by itself."""
 
@@ -51,16 +44,14 @@ class NoEffect:
     harmless: tuple[str, ...] = ()
 
 
-Meaning = Spelling | Tag | Elsewhere | NotYet | NoEffect
+Meaning = Spelling | Elsewhere | NotYet | NoEffect
 
 _OFF = ("0", "false", "no", "off", "disabled", "none")
 _TABLE: dict[str, Meaning] = {
     # Model and profile
     "NIM_MODEL_NAME NIM_FT_MODEL NIM_ENGINE_MODEL_PATH": Spelling("model_path"),
     "NIM_MANIFEST_PROFILE": Spelling("model_profile"),
-    "NIM_TENSOR_PARALLEL_SIZE": Tag("tp"),
-    "NIM_PIPELINE_PARALLEL_SIZE": Tag("pp"),
-    "NIM_ENGINE_PRECISION": Tag("precision"),
+    "NIM_ENGINE_PRECISION": Spelling("precision"),
     "NIM_DISABLE_MODEL_DOWNLOAD HF_HUB_OFFLINE": Spelling("offline"),
     "HF_TOKEN HF_ENDPOINT": Elsewhere("huggingface_hub"),
     "SSL_CERT_FILE REQUESTS_CA_BUNDLE": Elsewhere("the HTTP clients"),

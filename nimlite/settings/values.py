@@ -80,6 +80,15 @@ def _tag(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _precision(value: object) -> object:
+    """float16 -> fp16, as checkpoints and TensorRT-LLM's --dtype name it; auto: not given."""
+    text = _lower(value)
+    if text == "auto":
+        return None
+    dtypes = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+    return dtypes.get(text, text) if isinstance(text, str) else text
+
+
 def _thousands(value: object) -> object:
     """16k -> 16384: of tokens, as models' names count them."""
     found = re.fullmatch(r"(\d{1,9})\s*k", value.strip(), re.I) if isinstance(value, str) else None
@@ -112,5 +121,6 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Tags = Annotated[dict[str, str], BeforeValidator(_split_tags)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
+PrecisionName = Annotated[str | None, BeforeValidator(_precision)]
 GoalName = Annotated[Goal, BeforeValidator(_lower)]
 Level = Annotated[LogLevel, BeforeValidator(_upper)]

@@ -45,6 +45,8 @@ def test_the_best_that_fits_is_chosen_and_every_one_says_why_it_stands_there() -
     "environ",
     [
         {"NIM_TAGS_SELECTOR": "precision=fp32,tp=1"},
+        {"NIM_PRECISION": "float32", "NIM_TENSOR_PARALLEL_SIZE": "1"},
+        {"NIM_ENGINE_PRECISION": "FP32", "NIM_TAGS_SELECTOR": "pp=1"},
         {"NIM_MODEL_PROFILE": FP32.name},
         {"NIM_MODEL_PROFILE": FP32.id},
         {"NIM_MODEL_PROFILE": FP32.id[:8]},
@@ -74,12 +76,27 @@ def test_the_user_is_obeyed(environ: dict[str, str]) -> None:
             {"NIM_MODEL_PROFILE": FP32.name, "NIM_TAGS_SELECTOR": "precision=bf16"},
             f"NIM_MODEL_PROFILE={FP32.name} and NIM_TAGS_SELECTOR=precision=bf16 contradict",
         ),
+        (
+            {"NIM_PRECISION": "fp32", "NIM_TAGS_SELECTOR": "precision=bf16"},
+            "NIM_PRECISION=fp32 and NIM_TAGS_SELECTOR=precision=bf16 contradict each other",
+        ),
+        (
+            {"NIM_PRECISION": "fp32", "NIM_TENSOR_PARALLEL_SIZE": "2"},
+            "NIM_PRECISION=fp32 with NIM_TENSOR_PARALLEL_SIZE=2 matches no profile",
+        ),
     ],
 )  # fmt: skip
 def test_what_can_not_be_obeyed_is_refused_by_name(environ: dict[str, str], sentence: str) -> None:
     with pytest.raises(SettingError) as raised:
         select(SMOLLM, host(), read_settings(environ))
     assert sentence in str(raised.value)
+
+
+def test_of_two_that_ask_for_a_precision_the_higher_layer_wins() -> None:
+    asked = {"NIM_TAGS_SELECTOR": "precision=bf16,device=cpu"}, {"precision": "fp32"}
+    assert select(SMOLLM, host(), read_settings(*asked)).chosen.profile == FP32
+    asked = {"NIM_PRECISION": "bf16"}, {"tags_selector": "precision=fp32"}
+    assert select(SMOLLM, host(), read_settings(*asked)).chosen.profile == FP32
 
 
 def test_a_profile_that_needs_too_much_names_the_setting_that_lets_it_in() -> None:

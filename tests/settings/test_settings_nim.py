@@ -3,7 +3,7 @@
 import pytest
 
 from nimlite.settings import notices, read_settings
-from nimlite.settings.nim import MEANINGS, NoEffect, NotYet, Spelling, Tag, is_known, variables
+from nimlite.settings.nim import MEANINGS, NoEffect, NotYet, Spelling, is_known, variables
 
 _NAMES = """
 NGC_API_KEY NGC_CLI_API_KEY HF_TOKEN MODELSCOPE_API_TOKEN AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY
@@ -101,13 +101,3 @@ def test_other_spellings_set_the_same(variable: str, value: str, field: str) -> 
     ours, theirs = read_settings({main: value}), read_settings({variable: value})
     assert getattr(ours, field) == getattr(theirs, field)
     assert theirs.given[field].place == variable
-
-
-def test_variables_of_one_tag_join_the_selector() -> None:
-    environ = {"NIM_TENSOR_PARALLEL_SIZE": "2", "NIM_TAGS_SELECTOR": "precision=fp8,tp=2"}
-    settings = read_settings(environ)
-    assert settings.tags_selector == {"precision": "fp8", "tp": "2"}
-    assert settings.named("tags_selector") == (
-        "NIM_TAGS_SELECTOR, NIM_TENSOR_PARALLEL_SIZE=precision=fp8,tp=2"
-    )
-    assert {m.tag for m in MEANINGS.values() if isinstance(m, Tag)} == {"tp", "pp", "precision"}

@@ -22,6 +22,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "tags_selector": st.dictionaries(
         st.sampled_from(["tp", "pp", "gpu"]), st.sampled_from(["1", "2"]), min_size=1
     ),
+    "precision": st.sampled_from(["fp8", "int4_awq"]),
+    "tensor_parallel_size": st.integers(1, 8),
+    "pipeline_parallel_size": st.integers(1, 8),
     "profile_goal": st.sampled_from(["latency", "throughput", "memory"]),
     "slo_ttft_ms": st.integers(1, 1000),
     "slo_itl_ms": st.floats(0.5, 1000),
