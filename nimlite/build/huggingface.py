@@ -1,5 +1,5 @@
 """Checkpoints as transformers saves them: config.json, safetensors (sharded or not), tokenizer
-files."""
+files. Weights that are published rounded are handed on dequantized, or as they are rounded."""
 
 import hashlib
 import json
@@ -14,10 +14,13 @@ from typing import Any
 import torch
 
 from nimlite.build.checkpoint import license_files
-from nimlite.build.huggingface_config import read_config, read_json, unreadable
+from nimlite.build.huggingface_config import read_config, read_format, read_json, unreadable
+from nimlite.build.published import FP8, StoredModule, quantized_modules, rounded_matrix
+from nimlite.build.published_config import MODELOPT_FILE, PublishedFormat
 from nimlite.build.safetensors_layout import FileLayout
 from nimlite.build.staging import Staging
 from nimlite.errors import ModelError
+from nimlite.quant.rounded import RoundedMatrix
 from nimlite.store.digest import Sha256, digest_files, sha256_of
 
 _INDEX = "model.safetensors.index.json"
@@ -50,12 +53,16 @@ class HuggingFaceCheckpoint:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        return frozenset(self._file_of)
+        parts = {name for module in self._modules.values() for name in module.values()}
+        weights = {f"{module}.weight" for module in self._modules}
+        return (frozenset(self._file_of) - parts) | weights
 
     @cached_property
     def digest(self) -> str:
         weights = set(self._file_of.values())
-        others = [name for name in TOKENIZER_FILES if (self._path / name).is_file()]
+        others = [
+            name for name in (*TOKENIZER_FILES, MODELOPT_FILE) if (self._path / name).is_file()
+        ]
         digests = digest_files(self._path, weights.union(others, ["config.json"]), self._sha256)
         text = json.dumps({name: file.sha256 for name, file in digests.items()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -63,7 +70,8 @@ class HuggingFaceCheckpoint:
     @property
     def provenance(self) -> str:
         dtype = self.config.get("dtype", self.config.get("torch_dtype", "unknown dtype"))
-        return f"Hugging Face checkpoint {self._path.name} ({dtype})"
+        rounded = "" if self._format is None else f", rounded as {self._format.method} has it"
+        return f"Hugging Face checkpoint {self._path.name} ({dtype}{rounded})"
 
     @property
     def license_files(self) -> tuple[Path, ...]:
@@ -73,20 +81,36 @@ class HuggingFaceCheckpoint:
         return self.stored(name, Staging()).float()
 
     def stored(self, name: str, staging: Staging) -> torch.Tensor:
-        file_name = self._file_of[name]
-        try:
-            file = self._file(file_name)
-            place = file.layout.tensors[name]
-            if not place.dtype.is_floating_point:
-                raise ModelError(
-                    f"{name} in {self._path / file_name} is {place.dtype}, not a float."
-                )
+        rounded = self.rounded(name, staging)
+        if rounded is not None:
             with staging.on_device():
-                tensor = torch.empty(place.shape, dtype=place.dtype, device=staging.device)
-            staging.read(file.descriptor, place.begin, tensor.view(-1).view(torch.uint8))
-        except (OSError, EOFError, ValueError, KeyError) as error:
-            raise self._unreadable(file_name, error) from error
+                return rounded.dequantized()
+        tensor = self._read(name, staging)
+        if tensor.dtype is FP8 or not tensor.dtype.is_floating_point:
+            raise ModelError(
+                f"{name} in {self._path / self._file_of[name]} is"
+                f" {str(tensor.dtype).removeprefix('torch.')} without a scale that config.json's"
+                " quantization_config tells of, so what it means is not known. Give the whole"
+                " quantized checkpoint, or one in bf16, fp16 or fp32."
+            )
         return tensor
+
+    def rounded(self, name: str, staging: Staging) -> RoundedMatrix | None:
+        """A weight as it is published, on the device of `staging`; None where it is not rounded.
+        Raises ModelError where it can't be read."""
+        module = name.removesuffix(".weight")
+        if self._format is None or module == name or module not in self._modules:
+            return None
+        parts = self._modules[module]
+        tensors = {part: self._read(stored, staging) for part, stored in parts.items()}
+        with staging.on_device():
+            stored_module = StoredModule(
+                name=module,
+                directory=self._path,
+                files={part: self._file_of[stored] for part, stored in parts.items()},
+                tensors=tensors,
+            )
+            return rounded_matrix(stored_module, self._format)
 
     def save_tokenizer(self, directory: Path) -> None:
         if not (self._path / "tokenizer.json").is_file():
@@ -97,6 +121,28 @@ class HuggingFaceCheckpoint:
         for name in TOKENIZER_FILES:
             if (self._path / name).is_file():
                 shutil.copyfile(self._path / name, directory / name)
+
+    @cached_property
+    def _format(self) -> PublishedFormat | None:
+        return read_format(self._path)
+
+    @cached_property
+    def _modules(self) -> Mapping[str, Mapping[str, str]]:
+        """The rounded linear layers and their stored tensors."""
+        return {} if self._format is None else quantized_modules(self._format.method, self._file_of)
+
+    def _read(self, name: str, staging: Staging) -> torch.Tensor:
+        """A stored tensor of any type."""
+        file_name = self._file_of[name]
+        try:
+            file = self._file(file_name)
+            place = file.layout.tensors[name]
+            with staging.on_device():
+                tensor = torch.empty(place.shape, dtype=place.dtype, device=staging.device)
+            staging.read(file.descriptor, place.begin, tensor.view(-1).view(torch.uint8))
+        except (OSError, EOFError, ValueError, KeyError) as error:
+            raise self._unreadable(file_name, error) from error
+        return tensor
 
     @cached_property
     def _file_of(self) -> Mapping[str, str]:

@@ -5,20 +5,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nimlite.build.published_config import MODELOPT_FILE, PublishedFormat, published_format
 from nimlite.errors import ModelError
 
 
 def read_config(directory: Path) -> Mapping[str, Any]:
-    """The content of config.json. Raises ModelError where it can't be read, or is of weights that
-    are not."""
+    """The content of config.json, of the weights as they are once dequantized. Raises ModelError
+    where it can't be read, or is of weights that are not."""
+    read_format(directory)
     config = read_json(directory / "config.json")
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "unknown")
-        raise ModelError(
-            f"{directory} holds weights quantized by {method!r}, which is not read yet. Give"
-            " the checkpoint in bf16, fp16 or fp32: the profile's precision is made from it."
-        )
-    return config
+    return {key: value for key, value in config.items() if key != "quantization_config"}
+
+
+def read_format(directory: Path) -> PublishedFormat | None:
+    """How the weights are rounded; None where they are floats. Raises as `read_config` does."""
+    settings = read_json(directory / "config.json").get("quantization_config")
+    if settings is None and (directory / MODELOPT_FILE).is_file():
+        settings = {"quant_method": "modelopt"}
+        settings |= read_json(directory / MODELOPT_FILE).get("quantization", {})
+        if settings.get("quant_algo", "unknown") is None:
+            return None
+    return None if settings is None else published_format(directory, settings)
 
 
 def read_json(file: Path) -> dict[str, Any]:

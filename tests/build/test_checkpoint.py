@@ -84,9 +84,9 @@ def test_what_is_not_read(home: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no tokenizer\.json"):
         open_checkpoint(home).save_tokenizer(tmp_path)
     config = json.loads((home / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq"}
+    config["quantization_config"] = {"quant_method": "hqq"}
     (home / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="weights quantized by 'gptq'"):
+    with pytest.raises(ModelError, match="weights quantized by 'hqq'"):
         open_checkpoint(home).config  # noqa: B018
     (home / "config.json").write_text("{")
     with pytest.raises(ModelError, match=r"config\.json can't be read"):
