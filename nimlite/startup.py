@@ -218,7 +218,7 @@ def prepare_engine(
     if (path / ENGINE_FILE).exists():
         return open_engine(path, verify_weights=chosen.profile.device is Device.CPU)
     job = BuildJob(
-        checkpoint=_checkpoint(plan, store, progress),
+        checkpoint=read_checkpoint(manifest.artifact, plan.settings, store, progress),
         profile=chosen.profile,
         device=_device_name(plan),
         model_name=manifest.display_name,
@@ -229,14 +229,15 @@ def prepare_engine(
     return build_engine(job, home, progress, backend)
 
 
-def _checkpoint(plan: Plan, store: Store, progress: Progress) -> "Checkpoint":
+def read_checkpoint(
+    artifact: Artifact, settings: Settings, store: Store, progress: Progress
+) -> "Checkpoint":
     """What the engine is made of. Of random weights only the config is fetched, where it is a file
     of its own."""
     from nimlite.build.checkpoint import open_checkpoint
     from nimlite.build.random import RandomCheckpoint
 
-    artifact = plan.selection.manifest.artifact
-    if not plan.settings.random_weights:
+    if not settings.random_weights:
         return open_checkpoint(store.fetch(artifact, progress), store.block_sha256)
     if artifact.uri.startswith("hf://") and "?" not in artifact.uri:
         config = store.fetch(Artifact(uri=f"{artifact.uri}?file=config.json"), progress)

@@ -2,5 +2,5 @@
 
 __version__ = "0.1.0"
 
-ENGINE_FORMAT = 2
+ENGINE_FORMAT = 3
 """Raised whenever the layout of an engine directory changes; an older engine is built again."""

@@ -64,6 +64,8 @@ def test_list_model_profiles(tmp_path: Path) -> None:
         (["serve", "--machine", "no.json"], {}, 2, "--machine=no.json asks about another machine"),
         (["run"], {}, 2, "give at least one --prompt TEXT"),
         (["build", "--dtype", "fp9"], {}, 2, "--precision=fp9 matches no profile"),
+        (["check"], {}, 2, "give the engine's directory, as `nimlite build` prints it"),
+        (["check", "smollm2-135m"], {}, 2, "smollm2-135m is not an engine directory"),
         (["serv"], {}, 2, "No such command"),
     ],
 )  # fmt: skip
@@ -155,7 +157,25 @@ def test_the_flags_of_tensorrt_llm_build_an_engine_that_runs(tmp_path: Path) -> 
         **environ,
     )
     assert json.loads(built.stdout)["path"] == str(engine), built.stderr
+    checked = nimlite("check", str(engine), "--json", cache=tmp_path / "cache", **environ)
+    report = json.loads(checked.stdout)
+    assert (report["passed"], report["reason"], checked.returncode) == (True, None, 0)
+    assert report["quality"] == json.loads((engine / "engine.json").read_text())["quality"]
+    as_built = (engine / "engine.json").read_text()
+    damaged = json.loads(as_built)
+    damaged["spec"]["norm_eps"] = 9.0
+    (engine / "engine.json").write_text(json.dumps(damaged))
+    failed = nimlite("check", str(engine), "--json", cache=tmp_path / "cache", **environ)
+    assert (failed.returncode, json.loads(failed.stdout)["passed"]) == (4, False)
+    assert "The engine (fp32) does not compute this model" in failed.stderr
+    (engine / "engine.json").write_text(as_built)
     shutil.rmtree(tmp_path / "checkpoint")
+    other = tmp_path / "other"
+    random_llama(other, seed=1)
+    wrong = ("check", str(engine), "--source", str(other / "checkpoint"))
+    refused = nimlite(*wrong, cache=tmp_path / "cache", **environ)
+    assert refused.returncode == 2
+    assert f"{engine} was not built of this checkpoint" in refused.stderr
     answer = nimlite(
         *("run", str(engine), "--prompt", "a", "--max_tokens", "2", "--json"),
         cache=tmp_path / "cache",

@@ -21,9 +21,9 @@ from nimlite.build.engine_dir import (
     open_engine,
     seal,
 )
-from nimlite.build.quality import QualityReport, require_quality
+from nimlite.build.proof import prompts_for, prove
+from nimlite.build.quality import Proof
 from nimlite.build.reference import Reference
-from nimlite.build.selftest import Logits, probe_prompts, self_test
 from nimlite.build.target import BuildTarget
 from nimlite.build.weights_file import load_weights, weights_name, write_weights
 from nimlite.errors import BuildError, ChecksumError, ModelError
@@ -98,10 +98,10 @@ def _build(job: BuildJob, work: Path, progress: Progress, target: BuildTarget) -
     _write_notice(job, work)
     held = None
     if target.keeps_weights:
-        held, quality = _build_on_device(job, spec, work, progress, target)
+        held, proof = _build_on_device(job, spec, work, progress, target)
     else:
         convert(job.checkpoint, spec, target, job.profile.tp, work, progress)
-        quality = _prove(job, spec, work, progress, target)
+        proof = _prove(job, spec, work, progress, target)
     config = EngineConfig(
         key=job.key,
         model_name=job.model_name,
@@ -112,7 +112,8 @@ def _build(job: BuildJob, work: Path, progress: Progress, target: BuildTarget) -
         source=job.source,
         provenance=job.checkpoint.provenance,
         checkpoint_digest=job.checkpoint.digest,
-        quality=quality,
+        quality=proof.quality,
+        generation=proof.generation,
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
         build_seconds=round(time.monotonic() - started, 1),
     )
@@ -122,10 +123,10 @@ def _build(job: BuildJob, work: Path, progress: Progress, target: BuildTarget) -
 
 def _build_on_device(
     job: BuildJob, spec: ModelSpec, work: Path, progress: Progress, target: BuildTarget
-) -> tuple[Weights, QualityReport]:
+) -> tuple[Weights, Proof]:
     """The weights are proved where they will serve, while threads compile, and write the weights to
     their file."""
-    prompts = _prompts(job, spec, work)
+    prompts = prompts_for(spec, job.profile, work)
     with ThreadPoolExecutor(2) as threads:
         prepared = threads.submit(target.prepare, spec, work, progress)
         weights = convert_on_device(job.checkpoint, spec, target, WHOLE, progress)
@@ -134,38 +135,18 @@ def _build_on_device(
             expected = tuple(Reference(job.checkpoint, spec, target.device)(prompts))
         prepared.result()
         engine = target.logits(spec, weights, work, progress)
-        quality = _compare(job, engine, lambda _: iter(expected), prompts, progress)
+        proof = prove(engine, lambda _: iter(expected), prompts, job.profile, progress)
         with progress.task("Write the weights", None, ""):
             written.result()
-    return weights, quality
+    return weights, proof
 
 
 def _prove(
     job: BuildJob, spec: ModelSpec, work: Path, progress: Progress, target: BuildTarget
-) -> QualityReport:
-    prompts = _prompts(job, spec, work)
+) -> Proof:
+    prompts = prompts_for(spec, job.profile, work)
     engine = target.logits(spec, load_weights(work), work, progress)
-    return _compare(job, engine, Reference(job.checkpoint, spec), prompts, progress)
-
-
-def _prompts(job: BuildJob, spec: ModelSpec, work: Path) -> list[list[int]]:
-    max_tokens = min(spec.max_positions, job.profile.max_model_len)
-    return probe_prompts(work / "tokenizer.json", spec.vocab_size, max_tokens)
-
-
-def _compare(
-    job: BuildJob,
-    engine: Logits,
-    reference: Logits,
-    prompts: list[list[int]],
-    progress: Progress,
-) -> QualityReport:
-    with progress.task("Compare with the reference", sum(map(len, prompts)), "tokens") as task:
-        report = self_test(engine, reference, prompts)
-        task.advance(report.num_tokens)
-    log.info("Self-test of %s: %s.", job.profile.name, report)
-    require_quality(report, job.profile.precision)
-    return report
+    return prove(engine, Reference(job.checkpoint, spec), prompts, job.profile, progress)
 
 
 def _existing(job: BuildJob, home: Path, target: BuildTarget) -> EngineDirectory | None:

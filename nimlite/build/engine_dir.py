@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from nimlite.build.quality import QualityReport
+from nimlite.build.quality import GenerationReport, QualityReport
 from nimlite.build.weights_file import (
     DamagedBlockError,
     is_weights_name,
@@ -54,6 +54,7 @@ class EngineConfig:
     provenance: str
     checkpoint_digest: str
     quality: QualityReport
+    generation: GenerationReport
     built_at: str
     """UTC, ISO 8601."""
     build_seconds: float

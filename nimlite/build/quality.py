@@ -8,6 +8,9 @@ from nimlite.profiles.manifest import Precision
 
 _MAX_PERPLEXITY_INCREASE = 0.01
 _MAX_ABSOLUTE_ERROR_FP32 = 1e-3
+_MAX_REGRET = 0.5
+"""Nats a token. A right engine's steps differ from its pass over the whole text by rounding alone,
+which costs hundredths; a wrong one's tokens are many nats less likely."""
 _MAX_RELATIVE_ERROR: Mapping[Precision, float] = {
     Precision.FP32: 1e-4,
     Precision.BF16: 0.05,
@@ -31,6 +34,8 @@ class QualityReport:
     their position: adding the same to all logits changes no probability."""
     argmax_agreement: float
     """Share of the positions where both would choose the same token."""
+    kl_divergence: float
+    """Of the engine's next-token probabilities from the reference's, in nats, on average."""
     perplexity: float
     reference_perplexity: float
 
@@ -42,14 +47,44 @@ class QualityReport:
     def __str__(self) -> str:
         return (
             f"logits differ by {self.relative_error:.2%} (at most {self.max_absolute_error:.2g}),"
-            f" {self.argmax_agreement:.1%} of the tokens agree, perplexity {self.perplexity:.2f}"
+            f" {self.argmax_agreement:.1%} of the tokens agree, KL divergence"
+            f" {self.kl_divergence:.2g} nats, perplexity {self.perplexity:.2f}"
             f" against {self.reference_perplexity:.2f} ({self.perplexity_increase:+.2%}), over"
             f" {self.num_tokens} tokens"
         )
 
 
-def require_quality(report: QualityReport, precision: Precision) -> None:
-    """Raises SelfTestError, with the figures, where the report is outside the tolerance."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationReport:
+    """What the engine wrote greedily, one token a step, judged by its own pass over that text."""
+
+    num_tokens: int
+    regret: float
+    """Nats by which a written token is less likely than the likeliest one, on average."""
+    longest_run: int
+    """Of one token after itself."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_tokens} generated tokens are {self.regret:.2g} nats from the likeliest,"
+            f" the longest run of one token is {self.longest_run}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """All that a self-test found."""
+
+    quality: QualityReport
+    generation: GenerationReport
+
+    def __str__(self) -> str:
+        return f"{self.quality}; {self.generation}"
+
+
+def require_quality(proof: Proof, precision: Precision) -> None:
+    """Raises SelfTestError, with the figures, where the proof is outside the tolerance."""
+    report, generation = proof.quality, proof.generation
     if report.relative_error > _MAX_RELATIVE_ERROR[precision] or (
         precision is Precision.FP32 and report.max_absolute_error > _MAX_ABSOLUTE_ERROR_FP32
     ):
@@ -58,6 +93,14 @@ def require_quality(report: QualityReport, precision: Precision) -> None:
             " nimlite or of this"
             " machine; please report it with this line. NIM_PRECISION=fp32 may serve"
             " meanwhile."
+        )
+    if not generation.regret <= _MAX_REGRET:
+        runs = 2 * generation.longest_run >= generation.num_tokens
+        raise SelfTestError(
+            f"The engine ({precision}) knows this model's texts, but writes"
+            f" {'one token over and over' if runs else 'garbage'} token by token: {generation};"
+            f" {_MAX_REGRET} nats are allowed. This is a defect of nimlite or of this machine;"
+            " please report it with this line."
         )
     if report.perplexity_increase > _MAX_PERPLEXITY_INCREASE:
         raise SelfTestError(

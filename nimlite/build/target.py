@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from nimlite.build.selftest import Logits
+from nimlite.build.selftest import Candidate
 from nimlite.layers.linear import Weights
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
@@ -32,6 +32,6 @@ class BuildTarget(Protocol):
 
     def logits(
         self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
-    ) -> Logits:
+    ) -> Candidate:
         """The engine's own arithmetic over `weights`. What it measures or compiles for this model
         is kept in `directory`."""

@@ -1,4 +1,4 @@
-"""`nimlite build`, `run` and `serve`: what makes an engine and uses it."""
+"""`nimlite build`, `check`, `run` and `serve`: what makes an engine and uses it."""
 
 import dataclasses
 import os
@@ -12,6 +12,8 @@ from nimlite import startup
 from nimlite.cli.options import DryRunOption, JsonOption, with_settings
 from nimlite.cli.plan import plan_json, plan_view
 from nimlite.cli.session import Session
+from nimlite.errors import SelfTestError
+from nimlite.profiles.manifest import Artifact
 from nimlite.settings.fields import Group
 from nimlite.startup import Plan
 
@@ -41,6 +43,49 @@ def build(
     _, _, directory = _prepare(session, output)
     data = {"path": str(directory.path), "key": directory.config.key}
     session.write(data, str(directory.path), as_json=as_json)
+
+
+@with_settings(Group.MODEL)
+def check(
+    session: Session,
+    source: Annotated[
+        str | None,
+        typer.Option(help="The checkpoint that it was built of. Default: where it was then."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove the engine in the directory MODEL again, against the checkpoint that it was built of.
+
+    Prints what it found, and ends with 4 where the engine is not good enough.
+    """
+    session.require_this_machine()
+    if session.settings.model_path is None:
+        raise typer.BadParameter("give the engine's directory, as `nimlite build` prints it")
+    from nimlite.build.engine_dir import open_engine
+    from nimlite.build.proof import measure_again
+    from nimlite.build.quality import require_quality
+
+    built = open_engine(Path(session.settings.model_path).expanduser().resolve())
+    plan = session.plan()
+    startup.limit_openmp(os.environ, plan.num_threads)
+    backend = startup.prepare_kernels(plan, session.store, session.progress)
+    artifact = Artifact(uri=source or built.config.source)
+    checkpoint = startup.read_checkpoint(artifact, plan.settings, session.store, session.progress)
+    proof, failure = None, None
+    try:
+        proof = measure_again(built, checkpoint, session.progress, backend)
+        require_quality(proof, built.config.profile.precision)
+    except SelfTestError as error:
+        failure = error
+    data = {
+        "path": str(built.path),
+        "passed": failure is None,
+        "reason": str(failure) if failure else None,
+        **(dataclasses.asdict(proof) if proof else {}),
+    }
+    session.write(data, escape(f"{built.path}: {proof or 'no figures'}"), as_json=as_json)
+    if failure:
+        raise failure
 
 
 @with_settings(Group.MODEL, Group.CHOICE, Group.LIMITS)

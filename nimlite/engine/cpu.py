@@ -1,15 +1,14 @@
 """Engines on the CPU."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from nimlite.build.engine_dir import EngineDirectory
-from nimlite.build.selftest import Logits
+from nimlite.build.selftest import Candidate
 from nimlite.engine.engine import Engine, kv_layout
-from nimlite.engine.evaluate import prompt_logits
+from nimlite.engine.evaluate import Evaluation
 from nimlite.kernels.base import Kernels
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
@@ -49,13 +48,9 @@ class CpuBackend:
 
     def logits(
         self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
-    ) -> Logits:
-        model = Decoder.load(spec, weights, kv_layout(spec, self.profile))
-
-        def compute(prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
-            return (prompt_logits(model, self.kernels, prompt) for prompt in prompts)
-
-        return compute
+    ) -> Candidate:
+        layout = kv_layout(spec, self.profile)
+        return Evaluation(Decoder.load(spec, weights, layout), self.kernels)
 
     def open(
         self, directory: EngineDirectory, progress: Progress, *, prefix_caching: bool = True

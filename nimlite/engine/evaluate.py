@@ -1,6 +1,7 @@
 """The logits of a whole text, outside of serving: for the self-test and for tests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -12,6 +13,33 @@ _TABLE_WIDTH = 16
 divisor a GPU's kernels would be compiled anew."""
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """An engine's arithmetic over whole texts (a `selftest.Candidate`)."""
+
+    model: Decoder
+    kernels: Kernels
+    num_decoded: int = 0
+    """Tokens at a text's end that take a step each."""
+
+    def __call__(self, prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+        return (
+            prompt_logits(self.model, self.kernels, prompt, num_decoded=self.num_decoded)
+            for prompt in prompts
+        )
+
+    @torch.inference_mode()
+    def greedy(self, prompt: Sequence[int], num_tokens: int) -> list[int]:
+        """The likeliest tokens after the prompt, each in a step of its own."""
+        text, start = list(prompt), 0
+        step = _steps(self.model, self.kernels, len(prompt) + num_tokens)
+        for _ in range(num_tokens):
+            logits_TV = step(text, start, len(text))
+            start = len(text)
+            text.append(int(logits_TV[-1].argmax()))
+        return text[len(prompt) :]
+
+
 @torch.inference_mode()
 def prompt_logits(
     model: Decoder, kernels: Kernels, token_ids: Sequence[int], *, num_decoded: int = 0
@@ -21,21 +49,32 @@ def prompt_logits(
     They are computed in one step, but for the last `num_decoded` tokens (or all but the first),
     which take a step each, as generated ones do.
     """
-    layout = model.layout
     num_tokens = len(token_ids)
-    num_blocks = -(-num_tokens // layout.block_size)
+    num_prefilled = max(1, num_tokens - num_decoded)
+    steps = [(0, num_prefilled), *((i, i + 1) for i in range(num_prefilled, num_tokens))]
+    step = _steps(model, kernels, num_tokens)
+    return torch.cat([step(token_ids, start, end) for start, end in steps])
+
+
+Step = Callable[[Sequence[int], int, int], torch.Tensor]
+"""A text, and the bounds of the tokens to compute now: their fp32 logits_TV."""
+
+
+def _steps(model: Decoder, kernels: Kernels, max_tokens: int) -> Step:
+    """The steps of one text of at most `max_tokens`, over a pool of its own."""
+    layout = model.layout
+    num_blocks = -(-max_tokens // layout.block_size)
     own = KVLayout(
         num_blocks, layout.block_size, layout.num_kv_heads, layout.head_dim, layout.dtype
     )
     kv = kernels.allocate_kv(model.spec.num_layers, own)
-    num_prefilled = max(1, num_tokens - num_decoded)
-    steps = [(0, num_prefilled), *((i, i + 1) for i in range(num_prefilled, num_tokens))]
-    # a recorded or reused buffer may hold a step's logits only until the next one
-    logits = [
-        model(_batch(token_ids, step, num_blocks, kv.device), kv, kernels).float().clone()
-        for step in steps
-    ]
-    return torch.cat(logits)
+
+    def step(token_ids: Sequence[int], start: int, end: int) -> torch.Tensor:
+        batch = _batch(token_ids, (start, end), num_blocks, kv.device)
+        # a recorded or reused buffer may hold a step's logits only until the next one
+        return model(batch, kv, kernels).float().clone()
+
+    return step
 
 
 def _batch(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ import torch
 from tokenizers import Tokenizer
 
 from nimlite.build.engine_dir import EngineDirectory
-from nimlite.build.selftest import Logits
+from nimlite.build.selftest import Candidate
 from nimlite.engine.device_sampler import DeviceSampler
 from nimlite.engine.engine import Engine, kv_layout
-from nimlite.engine.evaluate import prompt_logits
+from nimlite.engine.evaluate import Evaluation
 from nimlite.engine.request import SamplingParams
 from nimlite.errors import SettingError
 from nimlite.kernels.base import Batch, Forward, KVLayout, Step
@@ -76,18 +76,10 @@ class GpuBackend:
 
     def logits(
         self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
-    ) -> Logits:
+    ) -> Candidate:
         kernels = self._kernels(spec, directory, progress)
         layout = kv_layout(spec, dataclasses.replace(self.profile, kv_cache_bytes=0))
-        model = Decoder.load(spec, weights, layout)
-
-        def compute(prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
-            return (
-                prompt_logits(model, kernels, prompt, num_decoded=_NUM_DECODED)
-                for prompt in prompts
-            )
-
-        return compute
+        return Evaluation(Decoder.load(spec, weights, layout), kernels, _NUM_DECODED)
 
     def open(
         self, directory: EngineDirectory, progress: Progress, *, prefix_caching: bool = True

@@ -49,6 +49,7 @@ REPORT = Report(
                 max_absolute_error=1,
                 relative_error=0.05,
                 argmax_agreement=0.95,
+                kl_divergence=0.02,
                 perplexity=12.12,
                 reference_perplexity=12.0,
             ),

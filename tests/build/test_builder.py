@@ -3,17 +3,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fakes.candidate import LogitsOnly
 from fakes.llama import EOS_ID, Llama, random_llama
 from transformers import AutoTokenizer
 
 from nimlite.build.builder import BuildJob, build_engine
 from nimlite.build.engine_dir import open_engine
-from nimlite.build.selftest import Logits
+from nimlite.build.selftest import Candidate
 from nimlite.build.target import BuildTarget
 from nimlite.engine.cpu import CpuBackend
 from nimlite.errors import ArtifactError, BuildError, SelfTestError
@@ -53,7 +54,7 @@ def job_of(llama: Llama, precision: Precision = Precision.FP32) -> BuildJob:
     )
 
 
-Hook = Callable[[Logits], Logits]
+Hook = Callable[[Candidate], Candidate]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,22 +65,20 @@ class HookedTarget(CpuBackend):
 
     def logits(
         self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
-    ) -> Logits:
+    ) -> Candidate:
         return self.hook(CpuBackend.logits(self, spec, weights, directory, progress))
 
 
-def target_of(
-    llama: Llama, hook: Callable[[Logits], Logits] = lambda logits: logits
-) -> BuildTarget:
+def target_of(llama: Llama, hook: Hook = lambda logits: logits) -> BuildTarget:
     return HookedTarget(profile=llama.profile(), kernels=TorchKernels(), hook=hook)
 
 
-def wrong(logits: Logits) -> Logits:
+def wrong(logits: Candidate) -> Candidate:
     """As if a kernel took the wrong row."""
-    return lambda prompts: (logits_TV.roll(1, dims=1) for logits_TV in logits(prompts))
+    return LogitsOnly(lambda prompts: (t_TV.roll(1, dims=1) for t_TV in logits(prompts)))
 
 
-def never(logits: Logits) -> Logits:
+def never(logits: Candidate) -> Candidate:
     raise AssertionError("nothing was to be built")
 
 
@@ -105,6 +104,8 @@ def test_an_engine_is_built_once(
         "hf://org/tiny",
     )
     assert config.quality.max_absolute_error < 1e-3 and config.quality.num_tokens > 1000
+    assert config.quality.kl_divergence < 1e-6
+    assert config.generation.num_tokens == 32 and config.generation.regret < 1e-3
     assert {"tokenizer.json", "LICENSE"} < config.files.keys()
     assert config.weights.keys() == {"rank0.safetensors"}
     assert AutoTokenizer.from_pretrained(home)("Hi")["input_ids"] == list(b"Hi")
@@ -146,6 +147,22 @@ def test_a_wrong_engine_is_never_sealed(
     assert [path.name for path in home.parent.iterdir()] == ["key.lock"]
 
 
+@dataclass(frozen=True)
+class Stuck(LogitsOnly):
+    """As if no step saw the ones before."""
+
+    def greedy(self, prompt: Sequence[int], num_tokens: int) -> list[int]:
+        return [7] * num_tokens
+
+
+def test_an_engine_that_repeats_itself_is_never_sealed(
+    llama: Llama, job: BuildJob, home: Path, progress: Progress
+) -> None:
+    with pytest.raises(SelfTestError, match="but writes one token over and over token by token"):
+        build_engine(job, home, progress, target_of(llama, Stuck))
+    assert not home.exists()
+
+
 def test_what_is_no_engine_is_left_alone(job: BuildJob, home: Path, progress: Progress) -> None:
     home.mkdir(parents=True)
     (home / "thesis.txt").write_text("years of work")
@@ -165,7 +182,7 @@ def test_a_directory_that_can_not_be_made(
 def test_two_builders_build_once(llama: Llama, home: Path, progress: Progress) -> None:
     builds: list[int] = []
 
-    def counting(logits: Logits) -> Logits:
+    def counting(logits: Candidate) -> Candidate:
         builds.append(1)
         return logits
 

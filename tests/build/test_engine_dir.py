@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nimlite.build.engine_dir import EngineConfig, engine_key, open_engine, seal
-from nimlite.build.quality import QualityReport
+from nimlite.build.quality import GenerationReport, QualityReport
 from nimlite.errors import ChecksumError, ModelError
 from nimlite.models.spec import ModelSpec, RopeSpec
 from nimlite.profiles.manifest import Device, Precision, Profile
@@ -50,9 +50,11 @@ CONFIG = EngineConfig(
         max_absolute_error=0.5,
         relative_error=0.01,
         argmax_agreement=0.9,
+        kl_divergence=0.02,
         perplexity=20.1,
         reference_perplexity=20.0,
     ),
+    generation=GenerationReport(num_tokens=32, regret=0.01, longest_run=2),
     built_at="2026-01-01T00:00:00+00:00",
     build_seconds=1.5,
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes.candidate import LogitsOnly
 from fakes.llama import Llama, random_llama
 from safetensors.torch import load_file
 
@@ -13,7 +14,7 @@ from nimlite.build.convert import convert, convert_on_device
 from nimlite.build.engine_dir import open_engine
 from nimlite.build.random import RandomCheckpoint
 from nimlite.build.reference import Reference
-from nimlite.build.selftest import Logits, self_test
+from nimlite.build.selftest import Candidate, self_test
 from nimlite.build.staging import Staging
 from nimlite.build.weights_file import (
     DamagedBlockError,
@@ -53,8 +54,8 @@ class RowsTarget:
 
     def logits(
         self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
-    ) -> Logits:
-        return Reference(self.llama.checkpoint, spec)
+    ) -> Candidate:
+        return LogitsOnly(Reference(self.llama.checkpoint, spec))
 
 
 @pytest.fixture(scope="module")

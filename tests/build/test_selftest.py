@@ -1,14 +1,17 @@
 import dataclasses
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from fakes.candidate import LogitsOnly
 from fakes.llama import Llama, random_llama
 
-from nimlite.build.quality import QualityReport, require_quality
+from nimlite.build.quality import GenerationReport, Proof, QualityReport, require_quality
 from nimlite.build.reference import Reference
-from nimlite.build.selftest import Logits, probe_prompts, self_test
+from nimlite.build.selftest import Logits, generation_test, probe_prompts, self_test
 from nimlite.build.tokenizer_files import SpecialTokens, byte_tokenizer, write_tokenizer
 from nimlite.errors import ModelError, SelfTestError
 from nimlite.profiles.manifest import Precision
@@ -18,9 +21,11 @@ GOOD = QualityReport(
     max_absolute_error=1e-5,
     relative_error=1e-6,
     argmax_agreement=1.0,
+    kl_divergence=0.0,
     perplexity=20.0,
     reference_perplexity=20.0,
 )
+WRITES = GenerationReport(num_tokens=32, regret=0.001, longest_run=2)
 PROMPTS = [[0], [1, 2, 0]]
 
 
@@ -35,6 +40,7 @@ def test_an_equal_engine() -> None:
     report = self_test(REFERENCE, REFERENCE, PROMPTS)
     assert (report.num_tokens, report.max_absolute_error, report.relative_error) == (4, 0, 0)
     assert report.argmax_agreement == 1 and report.perplexity_increase == 0
+    assert report.kl_divergence == pytest.approx(0, abs=1e-6)
 
 
 def test_the_figures_of_another_engine() -> None:
@@ -50,6 +56,33 @@ def test_the_figures_of_another_engine() -> None:
         math.exp((first + ln(math.e**3 + 2) - 3) / 2)
     )
     assert report.perplexity == pytest.approx(math.exp((first + ln(math.e**-1 + 2) + 1) / 2))
+    p, q = (torch.tensor([x, 0.0, 0.0]).softmax(0) for x in (3.0, -1.0))
+    assert report.kl_divergence == pytest.approx(float((p * (p / q).log()).sum()) / 4)
+
+
+@dataclass(frozen=True)
+class Writing(LogitsOnly):
+    """Writes one token, whatever its logits say."""
+
+    token: int = 3
+
+    def greedy(self, prompt: Sequence[int], num_tokens: int) -> list[int]:
+        return [self.token] * num_tokens
+
+
+def one_more(prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+    """Logits of 20 for the token after each."""
+    for prompt in prompts:
+        yield 20 * torch.nn.functional.one_hot(torch.tensor(prompt) + 1, 300).float()
+
+
+def test_what_the_steps_write_is_what_the_whole_pass_finds_likely() -> None:
+    prompts = [[0], list(range(100)), [9, 8, 7], [1]]
+    report = generation_test(LogitsOnly(one_more), prompts)
+    assert report == GenerationReport(num_tokens=16 + 2, regret=0.0, longest_run=1)
+    assert generation_test(LogitsOnly(one_more), [[0]]).num_tokens == 0
+    stuck = generation_test(Writing(one_more), prompts)
+    assert (stuck.regret, stuck.longest_run) == (pytest.approx(20), 16)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -74,9 +107,20 @@ def test_no_number(bad: float) -> None:
 def test_what_is_not_good_enough(
     precision: Precision, changes: dict[str, float], sentence: str
 ) -> None:
-    require_quality(GOOD, precision)
+    require_quality(Proof(quality=GOOD, generation=WRITES), precision)
+    bad = dataclasses.replace(GOOD, **changes)  # type: ignore[arg-type]
     with pytest.raises(SelfTestError, match=sentence):
-        require_quality(dataclasses.replace(GOOD, **changes), precision)  # type: ignore[arg-type]
+        require_quality(Proof(quality=bad, generation=WRITES), precision)
+
+
+@pytest.mark.parametrize(
+    ("regret", "longest_run", "what"),
+    [(9.0, 2, "garbage"), (9.0, 16, "one token over and over"), (math.nan, 1, "garbage")],
+)
+def test_what_writes_wrong_tokens(regret: float, longest_run: int, what: str) -> None:
+    writes = GenerationReport(num_tokens=32, regret=regret, longest_run=longest_run)
+    with pytest.raises(SelfTestError, match=f"but writes {what} token by token: 32 generated"):
+        require_quality(Proof(quality=GOOD, generation=writes), Precision.INT4)
 
 
 def test_prompts_fit_the_model(tmp_path: Path) -> None:
