@@ -16,6 +16,12 @@ _NAMES = ["token_embd", "output_norm", "output"]
 _LAYER_NAMES = ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output"]
 _LAYER_NAMES += ["ffn_norm", "ffn_gate", "ffn_up", "ffn_down"]
 CONTROL, NORMAL = 3, 1
+K_HALVES = {
+    gguf.GGMLQuantizationType.Q4_K: (0, 2),
+    gguf.GGMLQuantizationType.Q5_K: (0, 2),
+    gguf.GGMLQuantizationType.Q6_K: (208,),
+}
+"""Where in a block its half-precision scales lie (ggml-common.h)."""
 
 
 def write_gguf(
@@ -45,7 +51,7 @@ def write_gguf(
             values = _as_llama_cpp(name, state[theirs], model.config).numpy()
             matrix = values.ndim == 2
             stored = quantization if matrix else gguf.GGMLQuantizationType.F32
-            data = gguf.quants.quantize(values, stored)
+            data = _stored(values, stored)
             writer.add_tensor(f"{name}.{kind}", data, raw_dtype=stored)
     if rope_factors is not None:
         writer.add_tensor("rope_freqs.weight", np.array(rope_factors, np.float32))
@@ -54,6 +60,22 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _stored(values: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
+    """K-quants, which the gguf package can't make, are random blocks with finite scales."""
+    if kind is gguf.GGMLQuantizationType.I8:
+        return values.astype(np.int8)
+    if kind not in K_HALVES:
+        return gguf.quants.quantize(values, kind)
+    block_size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    rows, blocks = values.shape[0], values.shape[1] // block_size
+    random = np.random.default_rng(rows)
+    data = random.integers(0, 256, (rows, blocks, block_bytes), np.uint8)
+    for offset in K_HALVES[kind]:
+        scales = random.uniform(1e-3, 1e-2, (rows, blocks, 1)).astype(np.float16)
+        data[..., offset : offset + 2] = scales.view(np.uint8)
+    return data.reshape(rows, -1)
 
 
 def _add_config(writer: gguf.GGUFWriter, model: LlamaForCausalLM) -> None:
