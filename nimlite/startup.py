@@ -8,7 +8,6 @@ Nothing that needs torch is imported before a function needs it: `nimlite probe`
 """
 
 import difflib
-import json
 import logging
 import os
 from collections.abc import Callable, MutableMapping
@@ -125,13 +124,14 @@ def _manifest_of_uri(uri: str, store: Store, progress: Progress) -> Manifest:
     """Of a Hub repository only the config is fetched; of another source all, for its config is
     inside."""
     from nimlite.build.checkpoint import open_checkpoint
+    from nimlite.build.huggingface_config import read_config
     from nimlite.models.registry import read_spec
 
     address = public(uri).partition("?")[0]
     name = address.partition("://")[2].partition("@")[0].removesuffix(".gguf")
     if uri.startswith("hf://") and "?" not in uri:
         config = store.fetch(Artifact(uri=f"{uri}?file=config.json"), progress)
-        spec = read_spec(json.loads(config.read_text()))
+        spec = read_spec(read_config(config.parent))
     else:
         spec = read_spec(open_checkpoint(store.fetch(Artifact(uri=uri), progress)).config)
     return generate_manifest(name, ModelShape.of(spec), Artifact(uri=uri))
@@ -235,13 +235,14 @@ def read_checkpoint(
     """What the engine is made of. Of random weights only the config is fetched, where it is a file
     of its own."""
     from nimlite.build.checkpoint import open_checkpoint
+    from nimlite.build.huggingface_config import read_config
     from nimlite.build.random import RandomCheckpoint
 
     if not settings.random_weights:
         return open_checkpoint(store.fetch(artifact, progress), store.block_sha256)
     if artifact.uri.startswith("hf://") and "?" not in artifact.uri:
         config = store.fetch(Artifact(uri=f"{artifact.uri}?file=config.json"), progress)
-        return RandomCheckpoint(json.loads(config.read_text()))
+        return RandomCheckpoint(read_config(config.parent))
     path = store.fetch(artifact, progress)
     tokenizer = path if (path / "tokenizer.json").is_file() else None
     return RandomCheckpoint(open_checkpoint(path).config, tokenizer=tokenizer)

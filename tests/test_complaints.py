@@ -90,6 +90,17 @@ def test_11_an_error_says_what_is_wrong_and_never_exits_0(
     assert ("could not be fetched" in done.stderr) == (code == 3)
 
 
+def test_11_weights_that_are_not_read_are_refused_before_they_are_downloaded(
+    tmp_path: Path, hub: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIG | {"quantization_config": {"quant_method": "hqq"}}
+    monkeypatch.setitem(FILES, "config.json", json.dumps(config).encode())
+    done = nimlite("serve", "hf://org/tiny", "--dry-run", cache=tmp_path, **hub)
+    assert done.returncode != 0
+    assert "holds weights quantized by 'hqq'. Read are AutoAWQ (gemm), GPTQ" in done.stderr
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 @pytest.mark.parametrize("key", [{}, {"NGC_API_KEY": "nvapi-secret", "HF_TOKEN": "hf_secret"}])
 def test_12_no_key_is_needed_and_one_changes_nothing(tmp_path: Path, key: dict[str, str]) -> None:
     dry = nimlite("serve", "--dry-run", "--json", cache=tmp_path, NIM_OFFLINE="1", **key)
