@@ -23,6 +23,8 @@ from nimlite.build.engine_dir import (
 )
 from nimlite.build.proof import prompts_for, prove
 from nimlite.build.quality import Proof
+from nimlite.build.quantize import CALIBRATED, recipe_for
+from nimlite.build.recipe import Recipe
 from nimlite.build.reference import Reference
 from nimlite.build.target import BuildTarget
 from nimlite.build.weights_file import load_weights, weights_name, write_weights
@@ -100,7 +102,8 @@ def _build(job: BuildJob, work: Path, progress: Progress, target: BuildTarget) -
     if target.keeps_weights:
         held, proof = _build_on_device(job, spec, work, progress, target)
     else:
-        convert(job.checkpoint, spec, target, job.profile.tp, work, progress)
+        recipe = _recipe(job, spec, work, progress, target)
+        convert(job.checkpoint, spec, target, job.profile.tp, work, progress, recipe)
         proof = _prove(job, spec, work, progress, target)
     config = EngineConfig(
         key=job.key,
@@ -129,7 +132,8 @@ def _build_on_device(
     prompts = prompts_for(spec, job.profile, work)
     with ThreadPoolExecutor(2) as threads:
         prepared = threads.submit(target.prepare, spec, work, progress)
-        weights = convert_on_device(job.checkpoint, spec, target, WHOLE, progress)
+        recipe = _recipe(job, spec, work, progress, target)
+        weights = convert_on_device(job.checkpoint, spec, target, WHOLE, progress, recipe)
         written = threads.submit(write_weights, work / weights_name(0), weights, target.device)
         with progress.task("Compute the reference", None, ""):
             expected = tuple(Reference(job.checkpoint, spec, target.device)(prompts))
@@ -147,6 +151,17 @@ def _prove(
     prompts = prompts_for(spec, job.profile, work)
     engine = target.logits(spec, load_weights(work), work, progress)
     return prove(engine, Reference(job.checkpoint, spec), prompts, job.profile, progress)
+
+
+def _recipe(
+    job: BuildJob, spec: ModelSpec, work: Path, progress: Progress, target: BuildTarget
+) -> Recipe:
+    precision = job.profile.precision
+    if precision not in CALIBRATED:
+        return recipe_for(precision, job.checkpoint, spec, (), target.device)
+    with progress.task("Calibrate", None, ""):
+        texts = prompts_for(spec, job.profile, work)
+        return recipe_for(precision, job.checkpoint, spec, texts, target.device)
 
 
 def _existing(job: BuildJob, home: Path, target: BuildTarget) -> EngineDirectory | None:

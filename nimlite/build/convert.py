@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from nimlite.build.checkpoint import Checkpoint
+from nimlite.build.recipe import AS_IT_IS, Recipe
 from nimlite.build.staging import Staging
 from nimlite.build.target import BuildTarget
 from nimlite.build.weights_file import WeightsWriter, weights_name
@@ -32,6 +33,7 @@ def convert(
     world: int,
     directory: Path,
     progress: Progress,
+    recipe: Recipe = AS_IT_IS,
 ) -> None:
     """Write every rank's weights file into `directory`. One engine tensor is in memory at a time.
 
@@ -47,16 +49,21 @@ def convert(
         ]
         task = stack.enter_context(progress.task("Convert the weights", 4 * spec.num_parameters))
         for name, source in sources.items():
-            parts = [read_tensor(checkpoint, spec, part, staging) for part in source.names]
+            parts = _read_parts(checkpoint, spec, name, source, staging, recipe)
             for rank, writer in enumerate(writers):
                 tensor = take_shard(parts, source, Shard(rank, world))
-                writer.add(name, _engine_tensor(tensor.float(), name, source, target))
+                writer.add(name, _engine_tensor(tensor.float(), name, source, target, recipe))
             if source.quantize:
                 task.advance(4 * sum(part.numel() for part in parts))
 
 
 def convert_on_device(
-    checkpoint: Checkpoint, spec: ModelSpec, target: BuildTarget, shard: Shard, progress: Progress
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    target: BuildTarget,
+    shard: Shard,
+    progress: Progress,
+    recipe: Recipe = AS_IT_IS,
 ) -> Weights:
     """One rank's engine tensors in memory of the target's device, read by several threads.
 
@@ -70,9 +77,10 @@ def convert_on_device(
         if not hasattr(mine, "staging"):
             mine.staging = Staging(target.device)
         staging: Staging = mine.staging
-        parts = [read_tensor(checkpoint, spec, part, staging) for part in source.names]
         with staging.on_device():
-            tensor = _engine_tensor(take_shard(parts, source, shard), name, source, target)
+            parts = _read_parts(checkpoint, spec, name, source, staging, recipe)
+            whole = take_shard(parts, source, shard)
+            tensor = _engine_tensor(whole, name, source, target, recipe)
         staging.wait()
         return tensor
 
@@ -140,9 +148,23 @@ def take_shard(parts: Sequence[torch.Tensor], source: WeightSource, shard: Shard
     return torch.cat(shares)
 
 
+def _read_parts(
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    name: str,
+    source: WeightSource,
+    staging: Staging,
+    recipe: Recipe,
+) -> list[torch.Tensor]:
+    parts = (read_tensor(checkpoint, spec, part, staging) for part in source.names)
+    return [recipe.scaled(name, part) for part in parts]
+
+
 def _engine_tensor(
-    tensor: torch.Tensor, name: str, source: WeightSource, target: BuildTarget
+    tensor: torch.Tensor, name: str, source: WeightSource, target: BuildTarget, recipe: Recipe
 ) -> PackedWeight | torch.Tensor:
     if not source.quantize:
         return tensor.float()
-    return target.scheme(name, tensor.shape[1]).pack(tensor)
+    scheme = target.scheme(name, tensor.shape[1])
+    rounded = recipe.rounded(name, tensor)
+    return scheme.pack(tensor) if rounded is None else scheme.pack_rounded(rounded)

@@ -7,6 +7,12 @@ from nimlite.errors import SelfTestError
 from nimlite.profiles.manifest import Precision
 
 _MAX_PERPLEXITY_INCREASE = 0.01
+_COARSE_MAX_PERPLEXITY_INCREASE: Mapping[Precision, float] = {
+    Precision.INT8_SQ: 0.02,
+    Precision.INT4_AWQ: 0.08,
+    Precision.INT4_GPTQ: 0.08,
+}
+"""Rows, or groups of 128, that share a scale."""
 _MAX_ABSOLUTE_ERROR_FP32 = 1e-3
 _MAX_REGRET = 0.5
 """Nats a token. A right engine's steps differ from its pass over the whole text by rounding alone,
@@ -17,7 +23,11 @@ _MAX_RELATIVE_ERROR: Mapping[Precision, float] = {
     Precision.FP16: 0.05,
     Precision.FP8: 0.1,
     Precision.INT8: 0.2,
+    Precision.INT8_WO: 0.2,
+    Precision.INT8_SQ: 0.2,
     Precision.INT4: 0.2,
+    Precision.INT4_AWQ: 0.3,
+    Precision.INT4_GPTQ: 0.3,
 }
 """Of the logits. These tell a wrong engine from a rounded one (rounding costs 1 % to 12 %, a wrong
 layer more than 50 %); perplexity tells whether the rounding is worth it."""
@@ -102,9 +112,10 @@ def require_quality(proof: Proof, precision: Precision) -> None:
             f" {_MAX_REGRET} nats are allowed. This is a defect of nimlite or of this machine;"
             " please report it with this line."
         )
-    if report.perplexity_increase > _MAX_PERPLEXITY_INCREASE:
+    most = _COARSE_MAX_PERPLEXITY_INCREASE.get(precision, _MAX_PERPLEXITY_INCREASE)
+    if report.perplexity_increase > most:
         raise SelfTestError(
             f"Rounding this model to {precision} costs too much: {report};"
-            f" {_MAX_PERPLEXITY_INCREASE:.0%} is allowed."
+            f" {most:.0%} is allowed."
             " Choose a finer precision, such as NIM_PRECISION=bf16."
         )

@@ -8,7 +8,7 @@ T tokens of all prompts   D hidden size   H, G query and key/value heads   K hea
 vocabulary
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention, silu
@@ -20,15 +20,25 @@ from nimlite.layers.rotary import cos_sin_table
 from nimlite.models.registry import weight_sources
 from nimlite.models.spec import ModelSpec
 
+Observer = Callable[[str, torch.Tensor, torch.Tensor], None]
+"""Called with the name of a linear as the engine fuses it, its input x_TC, and its weight_NC."""
+
 
 class Reference:
     """Called with prompts, gives each one's logits (a `selftest.Logits`)."""
 
-    def __init__(self, checkpoint: Checkpoint, spec: ModelSpec, device: torch.device = CPU) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        spec: ModelSpec,
+        device: torch.device = CPU,
+        observer: Observer | None = None,
+    ) -> None:
         self._checkpoint = checkpoint
         self._spec = spec
         self._sources = weight_sources(spec)
         self._staging = Staging(device)
+        self._observer = observer
 
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
@@ -40,6 +50,13 @@ class Reference:
                 logits_TV = linear(part_TD, head_VD)
             self._staging.wait()
             yield logits_TV
+
+    @torch.inference_mode()
+    def run(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Only for its observer."""
+        with self._staging.on_device():
+            self._hidden(prompts, [len(prompt) for prompt in prompts])
+        self._staging.wait()
 
     def _hidden(
         self, prompts: Sequence[Sequence[int]], lengths: list[int]
@@ -68,6 +85,8 @@ class Reference:
     def _linears(self, name: str, x_TD: torch.Tensor) -> list[torch.Tensor]:
         """x through each of the parts that the engine fuses into `name`."""
         weights = self._weights(name)
+        if self._observer is not None:
+            self._observer(name, x_TD, torch.cat(weights))
         has_bias = f"{name}.bias" in self._sources
         biases = self._weights(f"{name}.bias") if has_bias else [None] * len(weights)
         return [linear(x_TD, w, b) for w, b in zip(weights, biases, strict=True)]

@@ -47,6 +47,7 @@ _CPU = Efficiency(
     source="measured on an AMD EPYC",
 )
 _INT8_SQ = replace(_FP8, kv=0.88, source="estimated after fp8")
+_INT8_WO = replace(_BF16, weights=0.7, compute=0.5, source="estimated after bf16")
 _INT4 = replace(_BF16, weights=0.6, compute=0.45, source="estimated after bf16")
 
 EFFICIENCY: Mapping[tuple[Device, Precision], Efficiency] = {
@@ -54,11 +55,14 @@ EFFICIENCY: Mapping[tuple[Device, Precision], Efficiency] = {
     (Device.GPU, Precision.FP16): replace(_BF16, source="estimated after bf16"),
     (Device.GPU, Precision.FP8): _FP8,
     (Device.GPU, Precision.INT8_SQ): _INT8_SQ,
+    (Device.GPU, Precision.INT8_WO): _INT8_WO,
     (Device.GPU, Precision.INT4_AWQ): _INT4,
     (Device.GPU, Precision.INT4_GPTQ): _INT4,
     (Device.CPU, Precision.FP32): _CPU,
     (Device.CPU, Precision.BF16): _CPU,
     (Device.CPU, Precision.INT8): _CPU,
+    (Device.CPU, Precision.INT8_WO): _CPU,
+    (Device.CPU, Precision.INT8_SQ): _CPU,
     (Device.CPU, Precision.INT4): _CPU,
 }
 CPU_BANDWIDTH = 35e9
@@ -70,11 +74,14 @@ CPU_FLOPS: Mapping[Precision, float] = {
     Precision.BF16: 0.23e12,
     Precision.INT8: 0.5e12,
     Precision.INT4: 0.5e12,
+    Precision.INT8_WO: 0.5e12,
+    Precision.INT8_SQ: 0.5e12,
 }
 """FLOP/s of one compute thread with AVX-512; half of it without."""
 GPU_FLOPS: Mapping[Precision, tuple[str, ...]] = {
     Precision.FP8: ("fp8",),
     Precision.INT8_SQ: ("int8",),
+    Precision.INT8_WO: ("bf16", "fp16"),
     Precision.BF16: ("bf16", "fp16"),
     Precision.FP16: ("fp16",),
     Precision.INT4_AWQ: ("bf16", "fp16"),

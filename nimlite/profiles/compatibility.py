@@ -10,6 +10,7 @@ CAPABILITY = {
     Precision.FP16: (7, 5),
     Precision.FP8: (8, 9),
     Precision.INT8_SQ: (7, 5),
+    Precision.INT8_WO: (7, 5),
     Precision.INT4_AWQ: (7, 5),
     Precision.INT4_GPTQ: (7, 5),
 }

@@ -8,7 +8,14 @@ from nimlite.profiles.matrix import kv_precision
 from nimlite.profiles.shape import ModelShape
 from nimlite.settings import Goal
 
-_CPU_PRECISIONS = (Precision.INT4, Precision.INT8, Precision.BF16, Precision.FP32)
+_CPU_PRECISIONS = (
+    Precision.INT4,
+    Precision.INT8,
+    Precision.INT8_SQ,
+    Precision.INT8_WO,
+    Precision.BF16,
+    Precision.FP32,
+)
 _GPU_PRECISIONS = (Precision.FP8, Precision.BF16, Precision.FP16)
 _CPU_MAX_MODEL_LEN = 8192
 _CPU_KV_CACHE_BYTES = 512 << 20

@@ -22,6 +22,7 @@ WORTH = {
     Precision.FP8: 1.15,
     Precision.INT8: 1.15,
     Precision.INT8_SQ: 1.25,
+    Precision.INT8_WO: 1.25,
     Precision.INT4_AWQ: 1.6,
     Precision.INT4_GPTQ: 1.65,
     Precision.INT4: 2.0,

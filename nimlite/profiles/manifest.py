@@ -25,6 +25,8 @@ class Precision(enum.StrEnum):
     """e4m3, a scale a row, activations too (GPUs from compute capability 8.9 on)."""
     INT8_SQ = "int8_sq"
     """SmoothQuant: weights and activations, embedding and head in 16 bits."""
+    INT8_WO = "int8_wo"
+    """Weight-only, a scale a row, embedding and head in 16 bits."""
     INT8 = "int8"
     """Weight-only, symmetric, groups of 32 (CPU)."""
     INT4_AWQ = "int4_awq"

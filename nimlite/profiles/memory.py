@@ -17,6 +17,7 @@ _WEIGHT_BYTES = {
     Precision.FP16: 2.0,
     Precision.FP8: 1.0,
     Precision.INT8_SQ: 1.0,
+    Precision.INT8_WO: 1.0,
     Precision.INT8: 1 + 2 / 32,
     Precision.INT4_AWQ: 0.5 + 2.5 / 128,
     Precision.INT4_GPTQ: 0.5 + 2.5 / 128,

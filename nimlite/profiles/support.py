@@ -37,7 +37,14 @@ class Support:
 THIS_VERSION = Support(
     architectures=tuple(FAMILIES),
     precisions={
-        Device.CPU: (Precision.FP32, Precision.BF16, Precision.INT8, Precision.INT4),
+        Device.CPU: (
+            Precision.FP32,
+            Precision.BF16,
+            Precision.INT8_SQ,
+            Precision.INT8_WO,
+            Precision.INT8,
+            Precision.INT4,
+        ),
         Device.GPU: (Precision.BF16, Precision.FP16, Precision.FP8),
     },
     max_tp=1,

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import torch
 
+from nimlite.quant.rounded import RoundedMatrix
+
 TILE = 16
 """Output features in a tile: one 512-bit register of fp32. Rows are padded with zeros to whole
 tiles."""
@@ -49,6 +51,10 @@ class Scheme(Protocol):
 
     def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
         """Round an fp32 weight to the format and lay it out in tiles."""
+
+    def pack_rounded(self, weight: RoundedMatrix) -> PackedWeight:
+        """Lay out a weight that is rounded already. Where the format can't hold it, it is held in
+        one as fine."""
 
     def unpack(self, weight: PackedWeight) -> torch.Tensor:
         """The fp32 weight [N, C] that the packed one stands for."""

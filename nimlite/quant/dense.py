@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from nimlite.quant.base import PackedWeight, from_tiles, to_tiles
+from nimlite.quant.rounded import RoundedMatrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,10 @@ class DenseScheme:
         num_rows, num_columns = weight_NC.shape
         tiles = to_tiles(weight_NC.to(self.dtype)).transpose(1, 2).contiguous()
         return PackedWeight(self.name, num_rows, num_columns, {"weight": tiles})
+
+    def pack_rounded(self, weight: RoundedMatrix) -> PackedWeight:
+        """What it stands for."""
+        return self.pack(weight.dequantized())
 
     def unpack(self, weight: PackedWeight) -> torch.Tensor:
         tiles = weight.tensors["weight"].transpose(1, 2)

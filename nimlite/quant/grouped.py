@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from nimlite.quant.base import GROUP, TILE, PackedWeight, from_tiles, to_tiles
+from nimlite.quant.rounded import RoundedMatrix
 
 _TILES_AT_ONCE = 32
 """Packed together: the temporaries of one step stay in the cache."""
@@ -37,7 +38,7 @@ class Int8Scheme:
 
     def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
         num_rows, num_columns = weight_NC.shape
-        tiles = to_tiles(weight_NC).reshape(-1, TILE, num_columns // GROUP, GROUP)
+        tiles = _grouped_tiles(weight_NC)
         weight = torch.empty((len(tiles), tiles.shape[2], 8, TILE, 4), dtype=torch.uint8)
         scale = torch.empty((len(tiles), tiles.shape[2], TILE), dtype=torch.float16)
         for first in range(0, len(tiles), _TILES_AT_ONCE):
@@ -45,9 +46,18 @@ class Int8Scheme:
             group = tiles[chunk]
             scales = (group.abs().amax(-1) / 127.0).half()
             q = (group * _inverse(scales)).round_().clamp_(-127, 127).add_(128).to(torch.uint8)
-            weight[chunk] = q.reshape(*q.shape[:3], 8, 4).permute(0, 2, 3, 1, 4)
+            weight[chunk] = _int8_layout(q)
             scale[chunk] = scales.transpose(1, 2)
         tensors = {"weight": weight, "scale": scale}
+        return PackedWeight(self.name, num_rows, num_columns, tensors)
+
+    def pack_rounded(self, weight: RoundedMatrix) -> PackedWeight:
+        """The same values, each scale (in fp16) repeated; other grids are rounded again."""
+        if weight.kind != "int8" or weight.zeros_NG is not None or not _in_groups(weight):
+            return self.pack(weight.dequantized())
+        q = _grouped_tiles(weight.values_NC.short() + 128).to(torch.uint8)
+        tensors = {"weight": _int8_layout(q), "scale": _repeated(weight.scales_NG, weight)}
+        num_rows, num_columns = weight.values_NC.shape
         return PackedWeight(self.name, num_rows, num_columns, tensors)
 
     def unpack(self, weight: PackedWeight) -> torch.Tensor:
@@ -69,7 +79,7 @@ class Int4Scheme:
 
     def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
         num_rows, num_columns = weight_NC.shape
-        tiles = to_tiles(weight_NC).reshape(-1, TILE, num_columns // GROUP, GROUP)
+        tiles = _grouped_tiles(weight_NC)
         weight = torch.empty((len(tiles), tiles.shape[2], 4, TILE, 4), dtype=torch.uint8)
         scale = torch.empty((len(tiles), tiles.shape[2], TILE), dtype=torch.float16)
         minimum = torch.empty_like(scale)
@@ -79,11 +89,23 @@ class Int4Scheme:
             low, high = group.amin(-1), group.amax(-1)
             scales, minimums = ((high - low) / 15.0).half(), low.half()
             q = (group - minimums.float().unsqueeze(-1)).mul_(_inverse(scales)).round_()
-            q = q.clamp_(0, 15).to(torch.uint8).reshape(*q.shape[:3], 4, 2, 4)
-            nibbles = q[..., 0, :] | (q[..., 1, :] << 4)
-            weight[chunk] = nibbles.permute(0, 2, 3, 1, 4)
+            weight[chunk] = _int4_layout(q.clamp_(0, 15).to(torch.uint8))
             scale[chunk], minimum[chunk] = scales.transpose(1, 2), minimums.transpose(1, 2)
         tensors = {"weight": weight, "scale": scale, "minimum": minimum}
+        return PackedWeight(self.name, num_rows, num_columns, tensors)
+
+    def pack_rounded(self, weight: RoundedMatrix) -> PackedWeight:
+        """The same values, each scale and minimum (in fp16) repeated. Sorted features have no
+        groups of neighbours: those, and other grids, are held in int8."""
+        if weight.kind != "int4" or not _in_groups(weight):
+            return Int8Scheme().pack(weight.dequantized())
+        minimums_NG = -weight.zeros() * weight.scales_NG
+        tensors = {
+            "weight": _int4_layout(_grouped_tiles(weight.values_NC)),
+            "scale": _repeated(weight.scales_NG, weight),
+            "minimum": _repeated(minimums_NG, weight),
+        }
+        num_rows, num_columns = weight.values_NC.shape
         return PackedWeight(self.name, num_rows, num_columns, tensors)
 
     def unpack(self, weight: PackedWeight) -> torch.Tensor:
@@ -96,6 +118,34 @@ class Int4Scheme:
 
     def linear(self, x_TC: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
         return _rounded_linear(x_TC, self.unpack(weight))
+
+
+def _in_groups(weight: RoundedMatrix) -> bool:
+    """Whether groups of 32 neighbours share a scale."""
+    return weight.order_C is None and weight.group_size % GROUP == 0
+
+
+def _grouped_tiles(values_NC: torch.Tensor) -> torch.Tensor:
+    """[N/16, 16, C/32, 32]."""
+    return to_tiles(values_NC).reshape(-1, TILE, values_NC.shape[1] // GROUP, GROUP)
+
+
+def _repeated(numbers_NG: torch.Tensor, weight: RoundedMatrix) -> torch.Tensor:
+    """A number a group of `weight` as one a group of 32: fp16 [N/16, C/32, 16]."""
+    repeated = numbers_NG.repeat_interleave(weight.group_size // GROUP, dim=1)
+    return to_tiles(repeated.half()).transpose(1, 2).contiguous()
+
+
+def _int8_layout(q: torch.Tensor) -> torch.Tensor:
+    """[N/16, 16, C/32, 32] -> [N/16, C/32, 8, 16, 4]."""
+    return q.reshape(*q.shape[:3], 8, 4).permute(0, 2, 3, 1, 4).contiguous()
+
+
+def _int4_layout(q: torch.Tensor) -> torch.Tensor:
+    """[N/16, 16, C/32, 32] -> [N/16, C/32, 4, 16, 4], two a byte."""
+    pairs = q.reshape(*q.shape[:3], 4, 2, 4)
+    nibbles = pairs[..., 0, :] | (pairs[..., 1, :] << 4)
+    return nibbles.permute(0, 2, 3, 1, 4).contiguous()
 
 
 def _inverse(scales: torch.Tensor) -> torch.Tensor:

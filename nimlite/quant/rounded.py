@@ -39,7 +39,7 @@ class RoundedMatrix:
     def dequantized(self) -> torch.Tensor:
         """W_NC in fp32, its columns in the input features' own order."""
         groups = self.values_NC.float().reshape(*self.scales_NG.shape, -1)
-        zeros_NG1 = self._zeros().unsqueeze(-1)
+        zeros_NG1 = self.zeros().unsqueeze(-1)
         scaled = (groups - zeros_NG1) * self.scales_NG.unsqueeze(-1)
         weight_NC: torch.Tensor = scaled.flatten(1)
         if self.order_C is None:
@@ -80,7 +80,7 @@ class RoundedMatrix:
             order_C=None if self.order_C is None else self.order_C.to(device),
         )
 
-    def _zeros(self) -> torch.Tensor:
+    def zeros(self) -> torch.Tensor:
         if self.zeros_NG is not None:
             return self.zeros_NG
         return torch.full_like(self.scales_NG, 8.0 if self.kind == "int4" else 0.0)
@@ -106,7 +106,7 @@ def stacked(parts: Sequence[RoundedMatrix]) -> RoundedMatrix:
         parts[0],
         values_NC=torch.cat([part.values_NC for part in parts]),
         scales_NG=torch.cat([part.scales_NG for part in parts]),
-        zeros_NG=torch.cat([part._zeros() for part in parts]) if has_zeros else None,
+        zeros_NG=torch.cat([part.zeros() for part in parts]) if has_zeros else None,
     )
 
 

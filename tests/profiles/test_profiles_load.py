@@ -31,10 +31,11 @@ def test_the_embedded_model() -> None:
     assert manifest.checkpoint_precision is Precision.INT4
     on_cpu = [p for p in manifest.profiles if p.device is Device.CPU]
     assert [p.name for p in on_cpu] == [
-        f"nimlite-{precision}-tp1-pp1-cpu" for precision in ("int4", "int8", "bf16", "fp32")
+        f"nimlite-{precision}-tp1-pp1-cpu"
+        for precision in ("int8_sq", "int8_wo", "int4", "int8", "bf16", "fp32")
     ]
-    assert [str(p.kv_precision) for p in on_cpu] == ["bf16", "bf16", "bf16", "fp32"]
-    assert on_cpu[0].tags["precision"] == "int4"
+    assert [str(p.kv_precision) for p in on_cpu] == ["bf16", "bf16", "bf16", "bf16", "bf16", "fp32"]
+    assert on_cpu[0].tags["precision"] == "int8_sq"
 
 
 def test_an_id_is_the_digest_of_the_content_and_not_of_its_order(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ def test_an_id_is_the_digest_of_the_content_and_not_of_its_order(tmp_path: Path)
         ("license:", "licence:", "licence:", "licence: unknown key; the nearest known one is lic"),
         ("  size:", "  sise:", "sise:", "artifact.sise: unknown key; the nearest known one is si"),
         ("  head_dim:", "  head_dims:", "head_dims:", "shape.head_dims: unknown key; the nearest"),
-        ("int8, bf16", "int7, bf16", "int7", "profiles.2.precision: expected is 'fp3"),
+        ("int8, bf16", "int7, bf16", "int7", "profiles.3.precision: expected is 'fp3"),
         ("max_model_len: 8192", "max_model_len: x", "max_model_len: x", "defaults.max_model"),
         ("max_model_len: 8192", "max_model_len: 0", "max_model_len: 0", "is greater than 0, not 0"),
         ("{device: cpu", "{id: a, device: cpu", "id: a", "profiles.2.id: unknown key"),

@@ -35,7 +35,7 @@ def test_the_best_that_fits_is_chosen_and_every_one_says_why_it_stands_there() -
     assert selection.chosen is selection.candidates[0]
     assert selection.chosen.profile in SMOLLM.profiles
     reasons = [c.reason for c in selection.candidates if c.fit is Fit.RUNNABLE]
-    assert len(reasons) == 4
+    assert len(reasons) == 6
     assert reasons[0].startswith("Predicted on the CPU for 18 stream(s) of 1024/256 tokens: ")
     assert "x as good as nimlite-int8-tp1-pp1-cpu. It needs 0.68 GiB of 14.40 GiB." in reasons[0]
     assert "Nothing else runs after it." in reasons[-1]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nimlite.quant import GROUP, SCHEMES, TILE, scheme_for, unpack
+from nimlite.quant.rounded import RoundedMatrix
 
 WORST_ERROR = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.01, "int4": 0.1}
 
@@ -72,3 +73,57 @@ def test_columns_that_groups_do_not_divide_fall_back_to_bf16(
     name: str, num_columns: int, expected: str
 ) -> None:
     assert scheme_for(name, num_columns).name == expected
+
+
+def int8_matrix(num_columns: int, group: int) -> RoundedMatrix:
+    return RoundedMatrix(
+        kind="int8",
+        values_NC=torch.randint(-128, 128, (20, num_columns), dtype=torch.int8),
+        scales_NG=torch.rand(20, num_columns // group).half().float(),
+    )
+
+
+def int4_matrix(
+    num_columns: int, group: int, *, has_zeros: bool = False, is_sorted: bool = False
+) -> RoundedMatrix:
+    num_groups = num_columns // group
+    return RoundedMatrix(
+        kind="int4",
+        values_NC=torch.randint(0, 16, (20, num_columns), dtype=torch.uint8),
+        # products with whole zeros are exact in fp16
+        scales_NG=torch.randint(1, 64, (20, num_groups)) / 64.0,
+        zeros_NG=torch.randint(0, 16, (20, num_groups)).float() if has_zeros else None,
+        order_C=torch.randperm(num_columns) if is_sorted else None,
+    )
+
+
+@pytest.mark.parametrize("group", [256, 128, 32])
+def test_rounded_weights_are_held_exactly(group: int) -> None:
+    """A row's or a group's scale is repeated onto the groups of 32."""
+    eight = int8_matrix(256, group)
+    packed = SCHEMES["int8"].pack_rounded(eight)
+    assert packed.scheme == "int8" and torch.equal(unpack(packed), eight.dequantized())
+    for has_zeros in (False, True):
+        four = int4_matrix(256, group, has_zeros=has_zeros)
+        packed = SCHEMES["int4"].pack_rounded(four)
+        assert packed.scheme == "int4" and torch.equal(unpack(packed), four.dequantized())
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [int4_matrix(128, 64, is_sorted=True), int4_matrix(128, 16), int8_matrix(128, 16)],
+    ids=["sorted features", "small groups", "another kind"],
+)
+def test_what_int4_groups_can_not_hold_is_held_in_int8(matrix: RoundedMatrix) -> None:
+    packed = SCHEMES["int4"].pack_rounded(matrix)
+    expected = matrix.dequantized()
+    assert packed.scheme == "int8"
+    assert (unpack(packed) - expected).norm() / expected.norm() <= WORST_ERROR["int8"]
+
+
+@pytest.mark.parametrize("name", ["fp32", "int8"])
+def test_any_rounded_weight_has_a_place(name: str) -> None:
+    matrix = int4_matrix(128, 64, has_zeros=True, is_sorted=True)
+    expected = matrix.dequantized()
+    error = (unpack(SCHEMES[name].pack_rounded(matrix)) - expected).norm() / expected.norm()
+    assert error <= WORST_ERROR[name]

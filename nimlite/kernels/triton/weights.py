@@ -7,6 +7,7 @@ import torch
 from nimlite.kernels.triton import reference
 from nimlite.kernels.triton.fp8 import FP8, FP8_MAX
 from nimlite.quant.base import PackedWeight
+from nimlite.quant.rounded import RoundedMatrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,10 @@ class RowsScheme:
         num_rows, num_columns = weight_NC.shape
         tensors = {"weight": weight_NC.to(self.dtype).contiguous()}
         return PackedWeight(self.name, num_rows, num_columns, tensors)
+
+    def pack_rounded(self, weight: RoundedMatrix) -> PackedWeight:
+        """What it stands for."""
+        return self.pack(weight.dequantized())
 
     def unpack(self, weight: PackedWeight) -> torch.Tensor:
         return weight.tensors["weight"].float()
@@ -44,6 +49,10 @@ class Fp8RowsScheme:
         rounded = (weight_NC / scale_N.unsqueeze(1)).to(FP8)
         tensors = {"weight": rounded, "scale": scale_N}
         return PackedWeight(self.name, len(rounded), rounded.shape[1], tensors)
+
+    def pack_rounded(self, weight: RoundedMatrix) -> PackedWeight:
+        """What it stands for, rounded again with a scale a row."""
+        return self.pack(weight.dequantized())
 
     def unpack(self, weight: PackedWeight) -> torch.Tensor:
         return weight.tensors["weight"].float() * weight.tensors["scale"].unsqueeze(1)

@@ -1,0 +1,38 @@
+"""What becomes of a checkpoint's weights before a device packs them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from nimlite.quant.rounded import RoundedMatrix
+
+Quantizer = Callable[[str, torch.Tensor], RoundedMatrix]
+"""An engine tensor's name and its weight in fp32, smoothed, to what it is rounded to. Several
+threads may call it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How the weights of the layers are changed and rounded. The vocabulary's are not."""
+
+    factors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """By engine tensor, what its input features (of a norm: its elements) are multiplied by."""
+    quantizer: Quantizer | None = None
+    """None: the device's format rounds as it does."""
+
+    def scaled(self, name: str, part: torch.Tensor) -> torch.Tensor:
+        """A part of the engine tensor `name`, times its factors."""
+        if name not in self.factors:
+            return part
+        return part.float() * self.factors[name].to(part.device)
+
+    def rounded(self, name: str, weight_NC: torch.Tensor) -> RoundedMatrix | None:
+        """The engine tensor `name`, rounded; None where that is left to the device's format."""
+        if self.quantizer is None or not name.startswith("layers."):
+            return None
+        return self.quantizer(name, weight_NC.float())
+
+
+AS_IT_IS = Recipe()
+"""Nothing is changed."""

@@ -1,0 +1,80 @@
+"""Recipes: what a precision does to the weights, and what the model is afterwards."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from fakes.llama import Llama, random_llama
+
+from nimlite.build.calibration import calibrate, calibration_texts
+from nimlite.build.convert import convert
+from nimlite.build.quantize import recipe_for
+from nimlite.build.recipe import Recipe
+from nimlite.build.weights_file import load_weights
+from nimlite.layers.linear import Weights
+from nimlite.observe.progress import SILENT
+from nimlite.profiles.manifest import Precision
+from nimlite.quant import unpack
+from nimlite.quant.base import PackedWeight
+from nimlite.quant.rtn import nearest_int8
+
+TEXTS = [list(range(30, 94)), [5, 7, 200, 11]]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Llama:
+    return random_llama(tmp_path_factory.mktemp("llama"), attention_bias=True)
+
+
+def converted(llama: Llama, precision: Precision, recipe: Recipe, directory: Path) -> Weights:
+    convert(llama.checkpoint, llama.spec, llama.target(precision), 1, directory, SILENT, recipe)
+    return load_weights(directory)
+
+
+def matrix(weights: Weights, name: str) -> torch.Tensor:
+    weight = weights[name]
+    return unpack(weight) if isinstance(weight, PackedWeight) else weight
+
+
+def test_every_linear_is_seen_in_the_order_of_computation(llama: Llama) -> None:
+    seen = []
+    calibrate(llama.checkpoint, llama.spec, TEXTS, lambda *call: seen.append(call))
+    names = [f"layers.{i}.{n}" for i in range(2) for n in ("qkv", "output", "gate_up", "down")]
+    assert [name for name, _, _ in seen] == names
+    for name, x_TC, weight_NC in seen:
+        assert x_TC.shape == (68, weight_NC.shape[1])
+        assert torch.equal(weight_NC, matrix(llama.weights(Precision.FP32), name))
+
+
+def test_calibration_reads_at_most_what_it_is_told(llama: Llama) -> None:
+    texts = calibration_texts(llama.tokenizer_directory / "tokenizer.json", "a" * 2000, 1200)
+    assert [len(text) for text in texts] == [512, 512, 176]
+
+
+def test_int8_weights_have_a_scale_a_row_and_the_vocabulary_none(
+    llama: Llama, tmp_path: Path
+) -> None:
+    recipe = recipe_for(Precision.INT8_WO, llama.checkpoint, llama.spec, ())
+    weights = converted(llama, Precision.INT8_WO, recipe, tmp_path)
+    exact = matrix(llama.weights(Precision.FP32), "layers.1.gate_up")
+    found = matrix(weights, "layers.1.gate_up")
+    torch.testing.assert_close(found, nearest_int8(exact).dequantized(), rtol=1e-3, atol=0)
+    assert torch.equal(
+        matrix(weights, "embedding"), matrix(llama.weights(Precision.BF16), "embedding")
+    )
+
+
+def test_smoothing_leaves_the_model_as_it_is(llama: Llama, tmp_path: Path) -> None:
+    """Norm and linear together: only the rounding between them changes."""
+    recipe = recipe_for(Precision.INT8_SQ, llama.checkpoint, llama.spec, TEXTS)
+    linears = {f"layers.{i}.{name}" for i in range(2) for name in ("qkv", "gate_up")}
+    norms = {f"layers.{i}.{name}_norm" for i in range(2) for name in ("input", "post")}
+    assert recipe.factors.keys() == linears | norms
+    unrounded = Recipe(factors=recipe.factors)
+    weights = converted(llama, Precision.FP32, unrounded, tmp_path)
+    plain = llama.weights(Precision.FP32)
+    for i in range(2):
+        for norm, linear in (("input_norm", "qkv"), ("post_norm", "gate_up")):
+            names = f"layers.{i}.{norm}", f"layers.{i}.{linear}"
+            found, expected = (matrix(w, names[0]) * matrix(w, names[1]) for w in (weights, plain))
+            torch.testing.assert_close(found, expected)
