@@ -5,6 +5,7 @@
     │   ├── SettingError                a NIM_* variable, flag or file of settings
     │   ├── ManifestError               profiles/*.yaml
     │   ├── ModelError                  a checkpoint that we can't read or don't support
+    │   ├── TargetError                 a GPU that a TensorRT plan can't be built for
     │   └── RequestError                an HTTP request (400)
     │       ├── ContextLengthError      prompt + max_tokens over the context, or over the KV pool
     │       ├── ModelNotFoundError      404
@@ -54,6 +55,10 @@ class ManifestError(UserError):
 
 class ModelError(UserError):
     """A model that can't be read, or whose architecture is not supported."""
+
+
+class TargetError(UserError):
+    """A GPU, or a precision on it, that a TensorRT plan can't be built for."""
 
 
 class RequestError(UserError):

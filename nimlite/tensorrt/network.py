@@ -1,0 +1,242 @@
+"""A segment as a strongly typed network of TensorRT.
+
+Every value has the type that it is given here; sums of squares, rotary positions and scales are
+computed in fp32. T, D, E, H, G, K, I: as in segment.py.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from nimlite.tensorrt.segment import TOKENS, DType, Segment
+
+_DTYPES: dict[DType, str] = {
+    "bf16": "BF16",
+    "fp16": "HALF",
+    "fp32": "FLOAT",
+    "fp8": "FP8",
+    "int8": "INT8",
+    "int32": "INT32",
+    "int64": "INT64",
+}
+_FP8_MAX = 448.0
+_LEAST_SCALE = 1e-12
+"""A row of zeros is divided by it."""
+
+Tensor = Any
+"""An ITensor of whichever module is given."""
+
+
+class LayerRefusedError(Exception):
+    """TensorRT gave no layer. Why, it tells its error recorder."""
+
+
+def data_type(trt: ModuleType, dtype: DType) -> Any:
+    """The module's name for `dtype`."""
+    return getattr(trt.DataType, _DTYPES[dtype])
+
+
+def define(trt: ModuleType, network: Any, segment: Segment) -> list[np.ndarray]:
+    """Fill the empty `network` with `segment`: its inputs, layers and outputs.
+
+    Returns the memory of its constants, which must live until the network is compiled. Raises
+    LayerRefusedError for a shape that a layer does not take.
+    `trt`: the module `tensorrt` or `tensorrt_rtx`; their methods for this have the same names.
+    """
+    graph = _Graph(trt, network, segment)
+    inputs = {
+        port.name: network.add_input(port.name, data_type(trt, port.dtype), port.shape)
+        for port in segment.inputs
+    }
+    if segment.kind == "first":
+        residual_TD = graph.embed(inputs["embedding"], inputs["token_ids"])
+    else:
+        residual_TD = graph.from_attention(inputs)
+    if segment.kind == "last":
+        x_TD = graph.rms_norm(residual_TD, inputs["final_norm"])
+        outputs = [graph.product(x_TD, inputs["head"])]
+    else:
+        outputs = [residual_TD, *graph.to_attention(residual_TD, inputs)]
+    for port, tensor in zip(segment.outputs, outputs, strict=True):
+        tensor.name = port.name
+        network.mark_output(tensor)
+    return graph.constants
+
+
+class _Checked:
+    """A network whose refused layers are errors; by itself it gives None for them."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._network, name)
+
+        def checked(*arguments: Any) -> Any:
+            layer = method(*arguments)
+            if layer is None:
+                raise LayerRefusedError(name)
+            return layer
+
+        return checked
+
+
+class _Graph:
+    """The parts of segments, as layers added to one network."""
+
+    def __init__(self, trt: ModuleType, network: Any, segment: Segment) -> None:
+        self._trt = trt
+        self._network = _Checked(network)
+        self._segment = segment
+        self._spec = segment.spec
+        self._dtype = data_type(trt, segment.dtype)
+        self.constants: list[np.ndarray] = []
+
+    def embed(self, embedding_VD: Tensor, token_ids_T: Tensor) -> Tensor:
+        """The rows of these tokens, [T, D]."""
+        return self._network.add_gather(embedding_VD, token_ids_T, 0).get_output(0)
+
+    def from_attention(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The residual stream after a layer, [T, D]."""
+        y_TD = self._linear(inputs["attended"], "output", inputs)
+        residual_TD = self._add(inputs["residual"], y_TD)
+        x_TD = self.rms_norm(residual_TD, inputs["post_norm"])
+        gate_up_T2I = self._linear(x_TD, "gate_up", inputs)
+        inner = self._spec.intermediate_size
+        gate_TI = self._columns(gate_up_T2I, 0, inner)
+        up_TI = self._columns(gate_up_T2I, inner, inner)
+        y_TD = self._linear(self._multiply(self._activation(gate_TI), up_TI), "down", inputs)
+        return self._add(residual_TD, y_TD)
+
+    def to_attention(
+        self, residual_TD: Tensor, inputs: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q [T, H, K] and k [T, G, K], rotated, and v [T, G, K]."""
+        spec = self._spec
+        x_TD = self.rms_norm(residual_TD, inputs["input_norm"])
+        qkv_TE = self._linear(x_TD, "qkv", inputs)
+        queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+        q_TE = self._columns(qkv_TE, 0, queries)
+        k_TE = self._columns(qkv_TE, queries, keys)
+        v_TE = self._columns(qkv_TE, queries + keys, keys)
+        v_TGK = self._shaped(v_TE, TOKENS, spec.num_kv_heads, spec.head_dim)
+        return (
+            self._rotated(q_TE, spec.num_heads, inputs),
+            self._rotated(k_TE, spec.num_kv_heads, inputs),
+            v_TGK,
+        )
+
+    def rms_norm(self, x_TD: Tensor, norm_D: Tensor) -> Tensor:
+        """x / sqrt(mean(x²) + eps) * norm (Zhang and Sennrich, 2019, arXiv:1910.07467)."""
+        trt = self._trt
+        x_TD = self._fp32(x_TD)
+        square_TD = self._multiply(x_TD, x_TD)
+        mean_T1 = self._network.add_reduce(square_TD, trt.ReduceOperation.AVG, 1 << 1, True)
+        eps_11 = self._constant(self._spec.norm_eps, (1, 1))
+        shifted_T1 = self._add(mean_T1.get_output(0), eps_11)
+        root_T1 = self._network.add_unary(shifted_T1, trt.UnaryOperation.SQRT).get_output(0)
+        normed_TD = self._binary(x_TD, root_T1, trt.ElementWiseOperation.DIV)
+        scaled_TD = self._multiply(normed_TD, self._shaped(norm_D, 1, self._spec.hidden_size))
+        return self._cast(scaled_TD, self._dtype)
+
+    def product(self, x_TC: Tensor, weight_NC: Tensor) -> Tensor:
+        """x @ weight.T, [T, N]."""
+        matrix = self._trt.MatrixOperation
+        layer = self._network.add_matrix_multiply(x_TC, matrix.NONE, weight_NC, matrix.TRANSPOSE)
+        return layer.get_output(0)
+
+    def _linear(self, x_TC: Tensor, name: str, inputs: dict[str, Tensor]) -> Tensor:
+        y_TN = self._weighted(x_TC, name, inputs)
+        bias = f"{name}.bias"
+        if bias in inputs:
+            bias_1N = self._shaped(inputs[bias], 1, *inputs[bias].shape)
+            y_TN = self._add(y_TN, self._cast(bias_1N, self._dtype))
+        return y_TN
+
+    def _weighted(self, x_TC: Tensor, name: str, inputs: dict[str, Tensor]) -> Tensor:
+        if self._segment.weights == "dense":
+            return self.product(x_TC, inputs[name])
+        widen = self._network.add_dequantize(inputs[name], inputs[f"{name}.scales"], self._dtype)
+        widen.axis = 0
+        weight_NC = widen.get_output(0)
+        if self._segment.weights == "int8":
+            return self.product(x_TC, weight_NC)
+        rounded_TC, scale_T1 = self._rounded(x_TC)
+        y_TN = self._multiply(self._fp32(self.product(rounded_TC, weight_NC)), scale_T1)
+        return self._cast(y_TN, self._dtype)
+
+    def _rounded(self, x_TC: Tensor) -> tuple[Tensor, Tensor]:
+        """x in e4m3 steps, each row divided by its own scale, and these scales.
+
+        Divided before it is quantized, since TensorRT takes no scales along a dimension that is
+        not fixed.
+        """
+        trt = self._trt
+        x_TC = self._fp32(x_TC)
+        size_TC = self._network.add_unary(x_TC, trt.UnaryOperation.ABS).get_output(0)
+        largest = self._network.add_reduce(size_TC, trt.ReduceOperation.MAX, 1 << 1, True)
+        steps_T1 = self._multiply(largest.get_output(0), self._constant(1 / _FP8_MAX, (1, 1)))
+        least_11 = self._constant(_LEAST_SCALE, (1, 1))
+        scale_T1 = self._binary(steps_T1, least_11, trt.ElementWiseOperation.MAX)
+        divided_TC = self._binary(x_TC, scale_T1, trt.ElementWiseOperation.DIV)
+        one = self._constant(1.0, ())
+        narrow = self._network.add_quantize(divided_TC, one, trt.DataType.FP8)
+        widen = self._network.add_dequantize(narrow.get_output(0), one, self._dtype)
+        return widen.get_output(0), scale_T1
+
+    def _rotated(self, x_TE: Tensor, num_heads: int, inputs: dict[str, Tensor]) -> Tensor:
+        """[T, heads, K], each token's heads turned by its position's angles."""
+        head_dim = self._spec.head_dim
+        # Each token is a sequence of one to the layer, which wants [sequences, heads, length, K].
+        x_TH1K = self._fp32(self._shaped(x_TE, TOKENS, num_heads, 1, head_dim))
+        positions_T1 = self._shaped(inputs["positions"], TOKENS, 1)
+        layer = self._network.add_rotary_embedding(
+            x_TH1K, inputs["cos"], inputs["sin"], False, head_dim
+        )
+        layer.set_input(3, positions_T1)
+        x_TH1K = self._cast(layer.get_output(0), self._dtype)
+        return self._shaped(x_TH1K, TOKENS, num_heads, head_dim)
+
+    def _activation(self, x_TI: Tensor) -> Tensor:
+        kinds = self._trt.ActivationType
+        if self._spec.activation == "silu":
+            gate = self._network.add_activation(x_TI, kinds.SIGMOID)
+            return self._multiply(x_TI, gate.get_output(0))
+        gelu = {"gelu": kinds.GELU_ERF, "gelu_tanh": kinds.GELU_TANH}[self._spec.activation]
+        return self._network.add_activation(x_TI, gelu).get_output(0)
+
+    def _columns(self, x_TN: Tensor, begin: int, count: int) -> Tensor:
+        network = self._network
+        # The number of rows is known at run time only, so that the size is a tensor.
+        rows_1 = network.add_slice(network.add_shape(x_TN).get_output(0), (0,), (1,), (1,))
+        count_1 = self._constant(count, (1,), "int64")
+        size_2 = network.add_concatenation([rows_1.get_output(0), count_1]).get_output(0)
+        layer = network.add_slice(x_TN, (0, begin), (0, count), (1, 1))
+        layer.set_input(2, size_2)
+        return layer.get_output(0)
+
+    def _shaped(self, x: Tensor, *shape: int) -> Tensor:
+        layer = self._network.add_shuffle(x)
+        layer.reshape_dims = shape
+        return layer.get_output(0)
+
+    def _constant(self, value: float, shape: tuple[int, ...], dtype: DType = "fp32") -> Tensor:
+        array = np.full(shape, value, {"fp32": np.float32, "int64": np.int64}[dtype])
+        self.constants.append(array)
+        return self._network.add_constant(shape, self._trt.Weights(array)).get_output(0)
+
+    def _fp32(self, x: Tensor) -> Tensor:
+        return self._cast(x, self._trt.DataType.FLOAT)
+
+    def _cast(self, x: Tensor, dtype: Any) -> Tensor:
+        return self._network.add_cast(x, dtype).get_output(0)
+
+    def _add(self, a: Tensor, b: Tensor) -> Tensor:
+        return self._binary(a, b, self._trt.ElementWiseOperation.SUM)
+
+    def _multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        return self._binary(a, b, self._trt.ElementWiseOperation.PROD)
+
+    def _binary(self, a: Tensor, b: Tensor, operation: Any) -> Tensor:
+        return self._network.add_elementwise(a, b, operation).get_output(0)

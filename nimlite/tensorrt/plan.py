@@ -1,0 +1,109 @@
+"""A segment, compiled to a plan."""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from nimlite.errors import BuildError
+from nimlite.tensorrt.network import LayerRefusedError, define
+from nimlite.tensorrt.segment import TOKENS, Segment
+from nimlite.tensorrt.target import RTX, Capability, require_buildable, text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """What a plan is built of and for."""
+
+    segment: Segment
+    targets: tuple[Capability, ...]
+    """TensorRT for RTX: any of its list, present or not. TensorRT: the GPU at hand."""
+
+
+def build_plan(trt: ModuleType, request: PlanRequest) -> bytes:
+    """The plan of a segment, by the module `tensorrt` or `tensorrt_rtx`.
+
+    Raises TargetError for GPUs that can't be built for, and BuildError with TensorRT's own words
+    for what it refuses else.
+    """
+    require_buildable(trt, request.targets, request.segment.dtype, request.segment.weights)
+    recorder = _recorder(trt)
+    try:
+        plan = _build(trt, request, recorder)
+    except LayerRefusedError:
+        plan = None
+    if plan is None:
+        targets = ", ".join(text(target) for target in request.targets)
+        raise BuildError(
+            f"{trt.__name__} {trt.__version__} did not build the {request.segment.kind} segment "
+            f"for {targets}: {'; '.join(recorder.descriptions) or 'it gave no reason'}."
+        )
+    return bytes(plan)
+
+
+def _build(trt: ModuleType, request: PlanRequest, recorder: Any) -> Any:
+    """The plan's memory, or None: `recorder` then knows why."""
+    builder = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
+    builder.error_recorder = recorder
+    flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    network = builder.create_network(1 << int(flag))
+    network.error_recorder = recorder
+    constants = define(trt, network, request.segment)
+    config = builder.create_builder_config()
+    for profile in profiles(builder, request.segment):
+        config.add_optimization_profile(profile)
+    if trt.__name__ == RTX:
+        config.num_compute_capabilities = len(request.targets)
+        for index, (major, minor) in enumerate(request.targets):
+            name = f"SM{major}{minor}"
+            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+    plan = builder.build_serialized_network(network, config)
+    del constants  # not before: the network only points at them
+    return plan
+
+
+def profiles(builder: Any, segment: Segment) -> list[Any]:
+    """One optimization profile for each of the segment's token ranges."""
+    made = []
+    for sizes in segment.token_ranges:
+        profile = builder.create_optimization_profile()
+        for port in segment.inputs:
+            if TOKENS in port.shape:
+                profile.set_shape(port.name, *((size, *port.shape[1:]) for size in sizes))
+        made.append(profile)
+    return made
+
+
+def _recorder(trt: ModuleType) -> Any:
+    """Keeps what a builder says of its errors.
+
+    A logger would not do: TensorRT uses a process's first one for all.
+    """
+
+    class Recorder(trt.IErrorRecorder):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.descriptions: list[str] = []
+            self._codes: list[Any] = []
+
+        def num_errors(self) -> int:
+            return len(self.descriptions)
+
+        def get_error_code(self, index: int) -> Any:
+            return self._codes[index]
+
+        def get_error_desc(self, index: int) -> str:
+            return self.descriptions[index]
+
+        def has_overflowed(self) -> bool:
+            return False
+
+        def clear(self) -> None:
+            self.descriptions.clear()
+            self._codes.clear()
+
+        def report_error(self, code: Any, description: str) -> bool:
+            self._codes.append(code)
+            self.descriptions.append(description)
+            return False
+
+    return Recorder()

@@ -1,0 +1,156 @@
+"""A network of TensorRT, computed by torch: each layer as TensorRT's documentation defines it.
+
+Plans can't run without a GPU that TensorRT supports; what was defined can be checked all the same.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorrt_rtx as trt
+import torch
+
+DTYPES = {
+    trt.DataType.FLOAT: torch.float32,
+    trt.DataType.HALF: torch.float16,
+    trt.DataType.BF16: torch.bfloat16,
+    trt.DataType.FP8: torch.float8_e4m3fn,
+    trt.DataType.INT8: torch.int8,
+    trt.DataType.INT32: torch.int32,
+    trt.DataType.INT64: torch.int64,
+}
+_UNARY = {trt.UnaryOperation.SQRT: torch.sqrt, trt.UnaryOperation.ABS: torch.abs}
+_BINARY = {
+    trt.ElementWiseOperation.SUM: torch.add,
+    trt.ElementWiseOperation.PROD: torch.mul,
+    trt.ElementWiseOperation.DIV: torch.div,
+    trt.ElementWiseOperation.MAX: torch.maximum,
+}
+_ACTIVATIONS = {
+    trt.ActivationType.SIGMOID: torch.sigmoid,
+    trt.ActivationType.GELU_ERF: torch.nn.functional.gelu,
+    trt.ActivationType.GELU_TANH: lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+}
+
+
+def run_network(network: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The outputs of `network`, each in the type that it declares."""
+    values: dict[str, torch.Tensor] = {}
+    for index in range(network.num_inputs):
+        port = network.get_input(index)
+        value = inputs[port.name]
+        assert value.dtype is DTYPES[port.dtype], port.name
+        declared = tuple(port.shape)
+        assert len(declared) == value.ndim, port.name
+        assert all(d in (-1, n) for d, n in zip(declared, value.shape, strict=True)), port.name
+        values[port.name] = value
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        arguments = [
+            values[layer.get_input(i).name]
+            for i in range(layer.num_inputs)
+            if layer.get_input(i) is not None
+        ]
+        output = layer.get_output(0)
+        result = _COMPUTE[layer.type](layer, arguments)
+        assert result.dtype is DTYPES[output.dtype], (layer.name, result.dtype, output.dtype)
+        values[output.name] = result
+    return {
+        network.get_output(i).name: values[network.get_output(i).name]
+        for i in range(network.num_outputs)
+    }
+
+
+def _as(layer: Any, kind: type) -> Any:
+    layer.__class__ = kind  # how the bindings give a layer's own attributes
+    return layer
+
+
+def _constant(layer: Any, _: list[torch.Tensor]) -> torch.Tensor:
+    layer = _as(layer, trt.IConstantLayer)
+    return torch.from_numpy(np.array(layer.weights).reshape(tuple(layer.shape)))
+
+
+def _gather(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
+    assert _as(layer, trt.IGatherLayer).axis == 0
+    table, indices = arguments
+    return table[indices.long()]
+
+
+def _reduce(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
+    layer = _as(layer, trt.IReduceLayer)
+    assert layer.axes == 1 << 1 and layer.keep_dims
+    if layer.op == trt.ReduceOperation.AVG:
+        return arguments[0].mean(1, keepdim=True)
+    assert layer.op == trt.ReduceOperation.MAX
+    return arguments[0].amax(1, keepdim=True)
+
+
+def _matrix_multiply(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
+    layer = _as(layer, trt.IMatrixMultiplyLayer)
+    assert layer.op0 == trt.MatrixOperation.NONE and layer.op1 == trt.MatrixOperation.TRANSPOSE
+    x_TC, weight_NC = arguments
+    assert x_TC.dtype is weight_NC.dtype
+    return (x_TC.float() @ weight_NC.float().T).to(x_TC.dtype)
+
+
+def _binary(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
+    a, b = arguments
+    assert a.dtype is b.dtype and a.ndim == b.ndim, "TensorRT widens neither types nor ranks"
+    return _BINARY[_as(layer, trt.IElementWiseLayer).op](a, b)
+
+
+def _slice(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
+    layer = _as(layer, trt.ISliceLayer)
+    size = arguments[1].tolist() if len(arguments) > 1 else list(layer.shape)
+    assert set(layer.stride) == {1}
+    ends = zip(layer.start, size, strict=True)
+    return arguments[0][tuple(slice(begin, begin + count) for begin, count in ends)]
+
+
+def _quantize(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
+    x, scale = arguments
+    assert scale.ndim == 0 and layer.get_output(0).dtype == trt.DataType.FP8
+    return (x.float() / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+
+
+def _dequantize(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
+    layer = _as(layer, trt.IDequantizeLayer)
+    x, scale = arguments
+    if scale.ndim:
+        assert layer.axis == 0
+        scale = scale.unsqueeze(1)
+    return (x.float() * scale).to(DTYPES[layer.get_output(0).dtype])
+
+
+def _rotary(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
+    """x [B, N, S, K], cos and sin [P, K / 2], positions [B, S]; halves rotated, not neighbours."""
+    layer = _as(layer, trt.IRotaryEmbeddingLayer)
+    x, cos_PK, sin_PK, positions_BS = arguments
+    assert not layer.interleaved and layer.rotary_embedding_dim == x.shape[-1]
+    cos, sin = cos_PK[positions_BS].unsqueeze(1), sin_PK[positions_BS].unsqueeze(1)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+_COMPUTE = {
+    trt.LayerType.CONSTANT: _constant,
+    trt.LayerType.GATHER: _gather,
+    trt.LayerType.REDUCE: _reduce,
+    trt.LayerType.MATRIX_MULTIPLY: _matrix_multiply,
+    trt.LayerType.ELEMENTWISE: _binary,
+    trt.LayerType.SLICE: _slice,
+    trt.LayerType.QUANTIZE: _quantize,
+    trt.LayerType.DEQUANTIZE: _dequantize,
+    trt.LayerType.ROTARY_EMBEDDING: _rotary,
+    trt.LayerType.CAST: lambda layer, a: a[0].to(DTYPES[layer.get_output(0).dtype]),
+    trt.LayerType.UNARY: lambda layer, a: _UNARY[_as(layer, trt.IUnaryLayer).op](a[0]),
+    trt.LayerType.ACTIVATION: lambda layer, a: _ACTIVATIONS[_as(layer, trt.IActivationLayer).type](
+        a[0]
+    ),
+    trt.LayerType.SHUFFLE: lambda layer, a: a[0].reshape(
+        tuple(_as(layer, trt.IShuffleLayer).reshape_dims)
+    ),
+    trt.LayerType.SHAPE: lambda layer, a: torch.tensor(a[0].shape, dtype=torch.int64),
+    trt.LayerType.CONCATENATION: lambda layer, a: torch.cat(a),
+}
