@@ -12,14 +12,19 @@ from nimlite.version import __version__
 
 if TYPE_CHECKING:
     from nimlite.engine.engine import Engine
+    from nimlite.engine.model_runner import ModelRunner
 
-__all__ = ["Engine", "SamplingParams", "__version__"]
+__all__ = ["Engine", "ModelRunner", "SamplingParams", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    # Engine pulls in torch (seconds); commands such as `nimlite probe` must not pay for it.
+    # They pull in torch (seconds); commands such as `nimlite probe` must not pay for it.
     if name == "Engine":
         from nimlite.engine.engine import Engine
 
         return Engine
+    if name == "ModelRunner":
+        from nimlite.engine.model_runner import ModelRunner
+
+        return ModelRunner
     raise AttributeError(f"module 'nimlite' has no attribute {name!r}")

@@ -22,7 +22,7 @@ from nimlite.probe.machine import Gpu
 from nimlite.profiles.checkpoint_size import count_parameters
 from nimlite.profiles.generate import generate_manifest
 from nimlite.profiles.load import load_manifests, profiles_directory
-from nimlite.profiles.manifest import Artifact, Device, Manifest
+from nimlite.profiles.manifest import Artifact, Device, Manifest, Profile
 from nimlite.profiles.selection import Selection, next_precision, select
 from nimlite.profiles.shape import ModelShape
 from nimlite.redaction import public
@@ -208,10 +208,11 @@ def prepare_engine(
 ) -> "EngineDirectory":
     """The engine of the plan: found, or fetched, built and proved; a damaged one is built again.
 
-    `home`: where to build it instead of in the cache. Raises what the store and the build raise.
+    `home`: where to build it instead of in the cache; such a one keeps the limits that the settings
+    ask for. Raises what the store and the build raise.
     """
     from nimlite.build.builder import BuildJob, build_engine
-    from nimlite.build.engine_dir import ENGINE_FILE, open_engine
+    from nimlite.build.engine_dir import ENGINE_FILE, open_engine, remember
 
     manifest, chosen = plan.selection.manifest, plan.selection.chosen
     path = Path(manifest.artifact.uri)
@@ -219,14 +220,27 @@ def prepare_engine(
         return open_engine(path, verify_weights=chosen.profile.device is Device.CPU)
     job = BuildJob(
         checkpoint=read_checkpoint(manifest.artifact, plan.settings, store, progress),
-        profile=chosen.profile,
+        profile=_limited(plan) if home else chosen.profile,
         device=_device_name(plan),
         model_name=manifest.display_name,
         served_name=manifest.served_name,
         source=manifest.artifact.shown,
     )
-    home = home or store.engine_path(manifest.family, job.key)
-    return build_engine(job, home, progress, backend)
+    cached = store.engine_path(manifest.family, job.key)
+    built = build_engine(job, home or cached, progress, backend)
+    return remember(built, job.profile) if home else built
+
+
+def _limited(plan: Plan) -> Profile:
+    """The profile with the limits that the user gave, not those that this machine sets."""
+    profile, serving = plan.selection.chosen.profile, plan.selection.chosen.serving
+    limited = replace(
+        profile,
+        max_model_len=plan.settings.max_model_len or profile.max_model_len,
+        max_batch_size=serving.max_batch_size,
+        max_num_tokens=serving.max_num_tokens,
+    )
+    return limited.identified()
 
 
 def read_checkpoint(

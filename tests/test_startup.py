@@ -1,7 +1,7 @@
 """The way from a name to an engine, on a tiny checkpoint with random weights."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -174,6 +174,18 @@ def test_an_engine_directory_is_a_model(
     assert again.selection.chosen.profile == built.config.profile
     assert again.served_names == ("tiny-llama",)
     assert prepare_engine(again, store, kernels, progress).path == home
+
+
+def test_an_engine_directory_keeps_the_limits_that_it_was_built_with(
+    store: Store, progress: LineProgress, checkpoint: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "engine"
+    for limits in ({"NIM_MAX_BATCH_SIZE": "2", "NIM_MAX_MODEL_LEN": "128"}, {}):
+        plan = plan_for(checkpoint, store, progress, **limits)
+        kernels = prepare_kernels(plan, store, progress)
+        built = prepare_engine(plan, store, kernels, progress, home=home)
+        serving = plan_for(home, store, progress).selection.chosen.serving
+        assert serving == replace(plan.selection.chosen.serving, id=built.config.profile.id)
 
 
 def test_openmp_is_limited_unless_the_user_did() -> None:

@@ -123,6 +123,19 @@ def seal(directory: Path, config: EngineConfig) -> EngineConfig:
     return sealed
 
 
+def remember(directory: EngineDirectory, profile: Profile) -> EngineDirectory:
+    """The engine with the limits of `profile`, which shape nothing else of it."""
+    config = directory.config
+    if config.profile == profile:
+        return directory
+    assert config.profile.engine_content == profile.engine_content, "that is another engine"
+    config = replace(config, profile=profile)
+    written = directory.path / f"{ENGINE_FILE}.part"
+    written.write_bytes(_CONFIG.dump_json(config, indent=2))
+    written.replace(directory.path / ENGINE_FILE)
+    return replace(directory, config=config)
+
+
 def open_engine(path: Path, *, verify: bool = True, verify_weights: bool = True) -> EngineDirectory:
     """Read an engine directory; `verify` compares every file with its digest. Without
     `verify_weights`, of the weights only the size: `weights_on` checks them as it reads them.
