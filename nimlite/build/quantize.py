@@ -6,6 +6,7 @@ import torch
 
 from nimlite.build.calibration import calibrate
 from nimlite.build.checkpoint import Checkpoint
+from nimlite.build.published_recipe import published_recipe
 from nimlite.build.recipe import AS_IT_IS, Recipe
 from nimlite.build.staging import CPU
 from nimlite.models.spec import ModelSpec
@@ -29,6 +30,8 @@ def recipe_for(
 ) -> Recipe:
     """The recipe of a precision. `texts`: token ids that activations are measured on, where the
     precision needs them. Raises ModelError where a tensor can't be read."""
+    if (published := published_recipe(precision, checkpoint, spec)) is not None:
+        return published
     match precision:
         case Precision.INT8_WO:
             return Recipe(quantizer=_nearest_int8)

@@ -7,9 +7,9 @@ import torch
 
 from nimlite.quant.rounded import RoundedMatrix
 
-Quantizer = Callable[[str, torch.Tensor], RoundedMatrix]
-"""An engine tensor's name and its weight in fp32, smoothed, to what it is rounded to. Several
-threads may call it."""
+Quantizer = Callable[[str, torch.Tensor], RoundedMatrix | None]
+"""An engine tensor's name and its weight in fp32, smoothed, to what it is rounded to; None: as the
+device's format does. Several threads may call it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,8 +51,15 @@ class Fp8RowsScheme:
         return PackedWeight(self.name, len(rounded), rounded.shape[1], tensors)
 
     def pack_rounded(self, weight: RoundedMatrix) -> PackedWeight:
-        """What it stands for, rounded again with a scale a row."""
-        return self.pack(weight.dequantized())
+        """The same values where a row has one scale; else what they stand for, rounded again."""
+        if weight.kind != "fp8" or weight.scales_NG.shape[1] > 1:
+            return self.pack(weight.dequantized())
+        num_rows, num_columns = weight.values_NC.shape
+        tensors = {
+            "weight": weight.values_NC.contiguous(),
+            "scale": weight.scales_NG.flatten().contiguous(),
+        }
+        return PackedWeight(self.name, num_rows, num_columns, tensors)
 
     def unpack(self, weight: PackedWeight) -> torch.Tensor:
         return weight.tensors["weight"].float() * weight.tensors["scale"].unsqueeze(1)
