@@ -1,11 +1,12 @@
-"""What a precision costs: perplexity on texts that come with nimlite, against fp32."""
+"""What a precision costs: perplexity on a text that comes with nimlite, against fp32."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from nimlite.bench.workload import passages
 from nimlite.build.checkpoint import Checkpoint
 from nimlite.build.engine_dir import EngineDirectory
 from nimlite.build.quality import QualityReport
@@ -15,6 +16,9 @@ from nimlite.engine.backend import Backend
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Precision
 from nimlite.startup import Plan
+
+_WINDOW = 512
+"""Tokens of a prompt: each is predicted from those before it in its window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +48,21 @@ def measure_qualities(
     """`engines`: of one model, which is in `checkpoint`. Raises SelfTestError for one that gives
     no finite logits."""
     config, path = engines[0].directory.config, engines[0].directory.path
-    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-    prompts = [tokenizer.encode(text).ids for text in passages()]
-    with progress.task("The texts in plain fp32", None, ""):
-        expected = tuple(Reference(checkpoint, config.spec)(prompts))
+    prompts = evaluation_prompts(path / "tokenizer.json")
+    reference = Reference(checkpoint, config.spec)
     qualities = []
     for engine in engines:
-        with progress.task(f"The texts in {engine.precision}", None, ""):
-            report = self_test(_logits(engine, progress), lambda _: iter(expected), prompts)
+        with progress.task(f"The text in {engine.precision} and in plain fp32", None, ""):
+            report = self_test(_logits(engine, progress), reference, prompts)
         qualities.append(Quality(precision=engine.precision, report=report))
     return tuple(qualities)
+
+
+def evaluation_prompts(tokenizer_file: Path) -> list[list[int]]:
+    """The text of data/genesis.txt in windows of token ids. No quantizer is calibrated on it."""
+    text = resources.files("nimlite.bench").joinpath("data", "genesis.txt")
+    token_ids = Tokenizer.from_file(str(tokenizer_file)).encode(text.read_text("utf-8")).ids
+    return [token_ids[i : i + _WINDOW] for i in range(0, len(token_ids), _WINDOW)]
 
 
 def _logits(engine: Prepared, progress: Progress) -> Logits:
