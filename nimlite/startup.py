@@ -28,6 +28,7 @@ from nimlite.profiles.shape import ModelShape
 from nimlite.redaction import public
 from nimlite.settings import Settings
 from nimlite.store.cache import Store
+from nimlite.store.inventory import ENGINE_FILE, evict, use
 from nimlite.store.model_store import read_model_store
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def prepare_engine(
     ask for. Raises what the store and the build raise.
     """
     from nimlite.build.builder import BuildJob, build_engine
-    from nimlite.build.engine_dir import ENGINE_FILE, open_engine, remember
+    from nimlite.build.engine_dir import open_engine, remember
 
     manifest, chosen = plan.selection.manifest, plan.selection.chosen
     path = Path(manifest.artifact.uri)
@@ -228,6 +229,10 @@ def prepare_engine(
     )
     cached = store.engine_path(manifest.family, job.key)
     built = build_engine(job, home or cached, progress, backend)
+    while not use(built.path, ENGINE_FILE):  # evicted in this very moment
+        built = build_engine(job, home or cached, progress, backend)
+    if plan.settings.cache_max_bytes:
+        evict(store.root, plan.settings.cache_max_bytes)
     return remember(built, job.profile) if home else built
 
 

@@ -11,6 +11,8 @@ from fakes.command import nimlite
 from fakes.llama import random_llama
 
 from nimlite.probe import Machine
+from nimlite.store.digest import digest_files
+from nimlite.store.receipt import Receipt
 
 
 def test_probe(tmp_path: Path) -> None:
@@ -57,6 +59,9 @@ def test_list_model_profiles(tmp_path: Path) -> None:
         (["download-to-cache", "ftp://x"], {}, 2, "unknown source ftp://"),
         (["probe", "--machine", "h20"], {}, 2, "The machine 'h20' is neither a file nor one of"),
         (["probe", "--machine", "l4", "--measure"], {}, 2, "asks about another machine"),
+        (["cache", "rm"], {}, 2, "Give either names, as `nimlite cache ls` shows them, or --all"),
+        (["cache", "rm", "x"], {}, 2, "Nothing in the cache is named 'x'"),
+        (["probe", "--cache-max-bytes", "0"], {}, 2, "--cache-max-bytes=0 can't be used. Allowed"),
         (["download-to-cache", "--lora"], {}, 2, "--lora: smollm2-135m has no profile with LoRA"),
         (["download-to-cache", "-p", "a", "b"], {}, 2, "=a names no profile of smollm2-135m."),
         (["download-to-cache", "-p", "a", "--all"], {}, 2, "--all and --profiles contradict each"),
@@ -184,6 +189,26 @@ def test_the_flags_of_tensorrt_llm_build_an_engine_that_runs(tmp_path: Path) -> 
     assert len(json.loads(answer.stdout)[0]["token_ids"]) == 2
     plan = nimlite("serve", str(engine), "--dry-run", "--json", cache=tmp_path, **environ)
     assert json.loads(plan.stdout)["choice"]["name"] == "nimlite-fp32-tp1-pp1-cpu"
+
+
+def test_the_cache_is_listed_verified_and_emptied(tmp_path: Path) -> None:
+    home = tmp_path / "artifacts" / "org-tiny-1234"
+    home.mkdir(parents=True)
+    (home / "tiny.gguf").write_text("weights")
+    Receipt("hf://org/tiny", digest_files(home, ["tiny.gguf"])).write(home)
+    (listed,) = json.loads(nimlite("cache", "ls", "--json", cache=tmp_path).stdout)
+    assert (listed["name"], listed["kind"], listed["in_use"]) == (home.name, "artifacts", False)
+    assert home.name in nimlite("cache", "ls", cache=tmp_path).stdout
+    assert ": 1 (0.0 MB), all whole" in nimlite("cache", "verify", cache=tmp_path).stdout
+    (home / "tiny.gguf").write_text("weighty")
+    verified = nimlite("cache", "verify", "--json", cache=tmp_path)
+    assert verified.returncode == 3 and f"1 damaged in the cache {tmp_path}" in verified.stderr
+    assert list(json.loads(verified.stdout)["damaged"]) == [str(home / "tiny.gguf")]
+    removed = json.loads(nimlite("cache", "rm", "org", "--json", cache=tmp_path).stdout)
+    assert removed == {"removed": [home.name], "kept": []}
+    assert (
+        nimlite("cache", "rm", "--all", cache=tmp_path).stdout == "There was nothing to remove.\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["list-model-profiles", "download-to-cache", "create-model-store"])

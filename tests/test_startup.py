@@ -27,6 +27,7 @@ from nimlite.startup import (
     prepare_kernels,
 )
 from nimlite.store.cache import Store
+from nimlite.store.inventory import Kind, entries
 
 
 @pytest.fixture
@@ -106,6 +107,17 @@ def test_a_directory_is_built_once_and_served(
     assert lines == []
     engine = load_engine(plan, built, kernels, progress)
     assert engine.profile.max_model_len == 128
+
+
+def test_an_engine_in_use_outlives_the_budget(
+    store: Store, progress: LineProgress, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = plan_for(checkpoint, store, progress, NIM_CACHE_MAX_BYTES="1 kB")
+    kernels = prepare_kernels(plan, store, progress)
+    built = prepare_engine(plan, store, kernels, progress)
+    (entry,) = [e for e in entries(store.root) if e.kind is Kind.ENGINE]
+    assert (entry.path, entry.in_use) == (built.path, True)
+    assert "more than the 1,000 that it may" in caplog.text
 
 
 def test_a_damaged_engine_is_named_and_built_again(

@@ -14,7 +14,6 @@ from pathlib import Path
 from nimlite.build.checkpoint import Checkpoint
 from nimlite.build.convert import convert, convert_on_device
 from nimlite.build.engine_dir import (
-    ENGINE_FILE,
     EngineConfig,
     EngineDirectory,
     engine_key,
@@ -36,6 +35,7 @@ from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Profile
 from nimlite.store.disk import writing_to
+from nimlite.store.inventory import ENGINE_FILE, REMOVED, discard
 from nimlite.store.lock import file_lock, try_file_lock
 from nimlite.version import __version__
 
@@ -85,7 +85,7 @@ def build_engine(
             try:
                 work.mkdir()
                 built = _build(job, work, progress, target)
-                shutil.rmtree(home, ignore_errors=True)
+                discard(home)
                 os.rename(work, home)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
@@ -187,7 +187,7 @@ def _lock_of(home: Path) -> Path:
 
 def _remove_stale(directory: Path) -> None:
     """Remove what builders that died left; a living one holds the lock of its engine."""
-    for work in directory.glob("*.building"):
+    for work in (*directory.glob("*.building"), *directory.glob(f"*{REMOVED}")):
         with try_file_lock(_lock_of(work.with_suffix(""))) as is_free:
             if is_free:
                 log.info("Removing %s, left by a build that was killed.", work)

@@ -30,9 +30,8 @@ from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Profile
 from nimlite.store.block_digest import BlockDigests, damage_of, digest_blocks
 from nimlite.store.digest import FileDigest, damaged_files, digest_files
+from nimlite.store.inventory import ENGINE_FILE
 from nimlite.version import ENGINE_FORMAT, __version__
-
-ENGINE_FILE = "engine.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

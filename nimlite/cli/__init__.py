@@ -3,7 +3,8 @@
 session.py   what every command works with          options.py   the settings as options
 machine.py   probe                                  profiles.py  list-model-profiles
 cache.py     download-to-cache, create-model-store  engines.py   build, check, run, serve
-plan.py      what a dry run prints                  configuration.py  config
+inventory.py cache ls, rm, verify                   plan.py      what a dry run prints
+configuration.py  config
 """
 
 import logging
@@ -17,6 +18,7 @@ from nimlite.bench.cli import app as bench_app
 from nimlite.cli.cache import DownloadCommand, create_model_store, download_to_cache
 from nimlite.cli.configuration import config
 from nimlite.cli.engines import build, check, run, serve
+from nimlite.cli.inventory import app as cache_app
 from nimlite.cli.machine import probe
 from nimlite.cli.profiles import list_model_profiles
 from nimlite.errors import NimliteError
@@ -35,6 +37,7 @@ for command in _COMMANDS:
     app.command()(command)
 app.command(cls=DownloadCommand)(download_to_cache)
 app.add_typer(bench_app, name="bench")
+app.add_typer(cache_app, name="cache")
 _log = logging.getLogger(__name__)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 
 from nimlite.settings.given import Given, Origin, shown
 from nimlite.settings.values import (
+    Bytes,
     Count,
     FilePath,
     GoalName,
@@ -92,6 +93,9 @@ class Settings:
     """TCP port to listen on."""
     cache_path: Annotated[FilePath, Group.GENERAL] = field(default_factory=default_cache_path)
     """Directory of downloads and built engines."""
+    cache_max_bytes: Annotated[Bytes | None, Group.GENERAL] = None
+    """What the cache directory may hold: 50000000000, 50 GB or 46.5 GiB. Over it, engines that no
+    process uses are removed, the longest unused first. Unset: all is kept."""
     offline: Annotated[bool, Group.GENERAL] = False
     """Make no network request: what is not in the cache is an error."""
     machine: Annotated[str | None, Group.GENERAL] = None

@@ -95,6 +95,17 @@ def _thousands(value: object) -> object:
     return int(found[1]) * 1024 if found else value
 
 
+def _bytes(value: object) -> object:
+    """50 GB -> 50,000,000,000; 50 GiB -> 53,687,091,200."""
+    text = value.strip() if isinstance(value, str) else ""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([kmgt])(i?)b?", text, re.I)
+    if not found:
+        return value
+    return int(
+        float(found[1]) * (1024 if found[3] else 1000) ** ("kmgt".index(found[2].lower()) + 1)
+    )
+
+
 def _share(value: object) -> object:
     """90 % and 90 -> 0.9. What is between 1 and 2 may be meant either way, and stays as it is."""
     text = str(value).strip()
@@ -113,6 +124,7 @@ def _path(value: object) -> object:
         raise ValueError("a path whose ~user exists") from error
 
 
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 Count = Annotated[int, Field(ge=1)]
 Tokens = Annotated[int, BeforeValidator(_thousands), Field(ge=1)]
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

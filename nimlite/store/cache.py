@@ -22,9 +22,10 @@ from nimlite.store.block_digest import block_sha256
 from nimlite.store.digest import FileDigest, damaged_files, digest_files
 from nimlite.store.digest_receipts import DigestReceipts
 from nimlite.store.disk import writing_to
+from nimlite.store.inventory import use
 from nimlite.store.local import LocalSource
 from nimlite.store.lock import file_lock
-from nimlite.store.receipt import Receipt
+from nimlite.store.receipt import RECEIPT_FILE, Receipt
 from nimlite.store.sources import Source, source_of
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 class Store:
     """The cache in `root`. Several processes may share it. A warm cache is only read: no network,
-    no write."""
+    and no write but that of the time of its last use."""
 
     def __init__(self, root: Path, *, offline: bool = False) -> None:
         self.root = root
@@ -58,7 +59,8 @@ class Store:
         return self.root / "kernels"
 
     def fetch(self, artifact: Artifact, progress: Progress) -> Path:
-        """The artifact's file or directory, fetched unless it is here and whole.
+        """The artifact's file or directory, fetched unless it is here and whole. Until this process
+        ends it counts as in use.
 
         Raises ManifestError for a URI that can't be read, DownloadError, ChecksumError, and
         ArtifactError for a cache
@@ -69,6 +71,8 @@ class Store:
             return source.verified(artifact.sha256)
         home = self.root / "artifacts" / _directory_name(artifact.uri, source.title)
         if self._damage(home, source, artifact) != {}:
+            self._replace(home, source, artifact, progress)
+        while not use(home, RECEIPT_FILE):  # removed in this very moment
             self._replace(home, source, artifact, progress)
         return home / source.file if source.file else home
 
@@ -106,6 +110,7 @@ class Store:
     ) -> None:
         """Fill and verify `stage`; a file with a wrong digest is removed from it."""
         stage.mkdir(exist_ok=True)
+        (stage / RECEIPT_FILE).unlink(missing_ok=True)  # of one that was killed before its end
         stated = dict(source.download(stage, artifact.size, progress))
         if artifact.sha256 and source.file:
             stated[source.file] = artifact.sha256
@@ -131,7 +136,6 @@ def _take_back(home: Path, stage: Path, damage: Mapping[str, str] | None) -> Non
         (home / name).unlink(missing_ok=True)
     shutil.rmtree(stage, ignore_errors=True)
     os.rename(home, stage)
-    (stage / "artifact.json").unlink(missing_ok=True)
 
 
 def _directory_name(uri: str, title: str) -> str:

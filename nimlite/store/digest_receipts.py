@@ -7,8 +7,6 @@ it another one. A bit that flips on the disk changes neither: reading everything
 
 import contextlib
 import json
-import os
-import uuid
 from pathlib import Path
 
 from nimlite.store.digest import Sha256, sha256_of
@@ -44,9 +42,21 @@ class DigestReceipts:
         return digest
 
     def _write(self, receipt: Path, content: dict[str, object]) -> None:
-        """In one step; a directory that can't be written remembers nothing."""
-        new = receipt.with_name(f"{receipt.name}.{uuid.uuid4().hex}")
+        """A directory that can't be written remembers nothing, and a receipt that was written in
+        part can't be read: the file is."""
         with contextlib.suppress(OSError):
             self._directory.mkdir(parents=True, exist_ok=True)
-            new.write_text(json.dumps(content, indent=1))
-            os.replace(new, receipt)
+            receipt.write_text(json.dumps(content, indent=1))
+
+
+def forget(directory: Path, gone: Path) -> None:
+    """Remove the receipts in `directory` and below of the files that were in the directory `gone`,
+    or were downloaded for it, and those that can't be read."""
+    homes = (f"{gone}/", f"{gone}.part/")
+    for receipt in directory.rglob("*.json"):
+        try:
+            is_gone = json.loads(receipt.read_text())["path"].startswith(homes)
+        except (ValueError, KeyError, TypeError, OSError):
+            is_gone = True
+        if is_gone:
+            receipt.unlink(missing_ok=True)

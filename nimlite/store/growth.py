@@ -20,7 +20,7 @@ def reporting_growth(directory: Path, task: Task) -> Iterator[None]:
         seen = 0
         while True:
             finished = done.wait(_INTERVAL_S)
-            size = _size(directory)
+            size = size_of(directory)
             if size > seen:
                 task.advance(size - seen)
                 seen = size
@@ -36,10 +36,13 @@ def reporting_growth(directory: Path, task: Task) -> Iterator[None]:
         thread.join()
 
 
-def _size(directory: Path) -> int:
-    """Bytes in the directory's files; those that vanish meanwhile don't count."""
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of those in a directory; what vanishes meanwhile doesn't count."""
     total = 0
-    for parent, _, names in os.walk(directory):
+    if path.is_file():
+        with suppress(FileNotFoundError):
+            return path.stat().st_size
+    for parent, _, names in os.walk(path):
         for name in names:
             with suppress(FileNotFoundError):
                 total += os.stat(os.path.join(parent, name)).st_size

@@ -39,9 +39,10 @@ class HTTPSource:
     def download(self, stage: Path, size: int | None, progress: Progress) -> Mapping[str, str]:
         """Into `<name>.part`, renamed when it is whole. Every retry goes on where the last one
         ended."""
-        if (stage / self.file).exists():
-            return {}
         part = stage / f"{self.file}.part"
+        if (stage / self.file).exists():
+            part.with_suffix(".validator").unlink(missing_ok=True)
+            return {}
         for delay_s in (*self.retry_delays_s, None):
             try:
                 self._attempt(part, size, progress)

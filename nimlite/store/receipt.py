@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nimlite.store.digest import FileDigest
 
-_NAME = "artifact.json"
+RECEIPT_FILE = "artifact.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +19,13 @@ class Receipt:
     files: Mapping[str, FileDigest]
 
     def write(self, directory: Path) -> None:
-        (directory / _NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        (directory / RECEIPT_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, directory: Path) -> "Receipt | None":
         """None where there is none that can be read: the artifact must be fetched (again)."""
         try:
-            data = json.loads((directory / _NAME).read_text())
+            data = json.loads((directory / RECEIPT_FILE).read_text())
             files = {name: FileDigest(**digest) for name, digest in data["files"].items()}
             return cls(data["source"], files)
         except (OSError, ValueError, KeyError, TypeError):

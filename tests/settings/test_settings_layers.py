@@ -92,3 +92,11 @@ def test_the_cache_is_found_without_a_home_that_can_be_written(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
     assert default_cache_path().name.startswith("nimlite-")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("5000", 5000), ("50 GB", 50 * 10**9), ("1.5gib", 3 << 29), ("2T", 2 * 10**12)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert read_settings({"NIM_CACHE_MAX_BYTES": text}).cache_max_bytes == size

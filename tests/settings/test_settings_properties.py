@@ -41,6 +41,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "server_host": st.sampled_from(["::", "127.0.0.1"]),
     "server_port": st.integers(1, 65535),
     "cache_path": st.sampled_from(["/cache", "/a b"]),
+    "cache_max_bytes": st.integers(1, 10**12),
     "offline": st.booleans(),
     "machine": st.sampled_from(["h200", "a/b.json"]),
     "log_level": st.sampled_from(["DEBUG", "WARNING"]),
