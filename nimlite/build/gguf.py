@@ -108,7 +108,9 @@ class GGUFCheckpoint:
             values = gguf.dequantize(stored.data, stored.tensor_type)
         except NotImplementedError as error:
             raise ModelError(
-                f"{name} in {self._path} is {stored.tensor_type.name}, which is not read."
+                f"{name} in {self._path} is {stored.tensor_type.name}, which is not read. Take the"
+                " model's Q8_0, K-quant, BF16 or F16 file, or make one with llama.cpp's"
+                " llama-quantize."
             ) from error
         tensor = torch.from_numpy(np.array(values, dtype=np.float32))
         if re.search(r"self_attn\.[qk]_proj", name):

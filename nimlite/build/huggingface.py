@@ -16,7 +16,7 @@ import torch
 from nimlite.build.checkpoint import license_files
 from nimlite.build.huggingface_config import read_config, read_format, read_json, unreadable
 from nimlite.build.published import FP8, StoredModule, quantized_modules, rounded_matrix
-from nimlite.build.published_config import MODELOPT_FILE, PublishedFormat
+from nimlite.build.published_config import OWN_FILES, PublishedFormat
 from nimlite.build.safetensors_layout import FileLayout
 from nimlite.build.staging import Staging
 from nimlite.errors import ModelError
@@ -60,9 +60,7 @@ class HuggingFaceCheckpoint:
     @cached_property
     def digest(self) -> str:
         weights = set(self._file_of.values())
-        others = [
-            name for name in (*TOKENIZER_FILES, MODELOPT_FILE) if (self._path / name).is_file()
-        ]
+        others = [name for name in (*TOKENIZER_FILES, *OWN_FILES) if (self._path / name).is_file()]
         digests = digest_files(self._path, weights.union(others, ["config.json"]), self._sha256)
         text = json.dumps({name: file.sha256 for name, file in digests.items()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()

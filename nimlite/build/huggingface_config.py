@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nimlite.build.published_config import MODELOPT_FILE, PublishedFormat, published_format
+from nimlite.build.published_config import OWN_FILES, PublishedFormat, published_format
 from nimlite.errors import ModelError
 
 
@@ -20,12 +20,19 @@ def read_config(directory: Path) -> Mapping[str, Any]:
 def read_format(directory: Path) -> PublishedFormat | None:
     """How the weights are rounded; None where they are floats. Raises as `read_config` does."""
     settings = read_json(directory / "config.json").get("quantization_config")
-    if settings is None and (directory / MODELOPT_FILE).is_file():
-        settings = {"quant_method": "modelopt"}
-        settings |= read_json(directory / MODELOPT_FILE).get("quantization", {})
-        if settings.get("quant_algo", "unknown") is None:
-            return None
+    if settings is None:
+        settings = _own_settings(directory)
     return None if settings is None else published_format(directory, settings)
+
+
+def _own_settings(directory: Path) -> Mapping[str, Any] | None:
+    for name, method in OWN_FILES.items():
+        if (directory / name).is_file():
+            content = read_json(directory / name)
+            content = content.get("quantization", content)  # ModelOpt nests it
+            is_float = content.get("quant_algo", "") is None
+            return None if is_float else {"quant_method": method} | content
+    return None
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """How a published checkpoint says that its weights are rounded: `quantization_config` in
-config.json, or ModelOpt's hf_quant_config.json. (Without torch.)"""
+config.json, or a file of its tool's own beside it. (Without torch.)"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,12 @@ from typing import Any
 
 from nimlite.errors import ModelError
 
-MODELOPT_FILE = "hf_quant_config.json"
+OWN_FILES = {
+    "hf_quant_config.json": "modelopt",
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+}
+"""Where ModelOpt, AutoGPTQ and AutoAWQ say it when config.json does not."""
 _WAY_OUT = (
     "Read are AutoAWQ (gemm), GPTQ (v1, v2) of 4 or 8 bits, compressed-tensors (pack-, int-,"
     " float- and naive-quantized), fp8 and ModelOpt FP8. Give one of these, or the checkpoint in"
@@ -37,10 +42,11 @@ def published_format(directory: Path, settings: Mapping[str, Any]) -> PublishedF
     method = settings.get("quant_method", "unknown")
     match method:
         case "awq":
-            _refuse_other(directory, "AWQ version", settings.get("version", "gemm"), ("gemm",))
+            version = str(settings.get("version", "gemm")).lower()
+            _refuse_other(directory, "AWQ version", version, ("gemm",))
             return _grouped(directory, settings, method, (4,))
         case "gptq":
-            layout = settings.get("checkpoint_format", "gptq")
+            layout = settings.get("checkpoint_format") or "gptq"
             _refuse_other(directory, "GPTQ format", layout, ("gptq", "gptq_v2"))
             return _grouped(directory, settings, method, (4, 8), layout == "gptq")
         case "compressed-tensors":
@@ -61,13 +67,13 @@ def _grouped(
     allowed_bits: tuple[int, ...],
     zeros_less_one: bool = False,
 ) -> PublishedFormat:
-    bits, group_size = settings.get("bits"), settings.get("group_size")
+    bits = settings.get("bits", settings.get("w_bit"))  # the latter in AutoAWQ's own file
+    group_size = settings.get("group_size", settings.get("q_group_size"))
     _refuse_other(directory, f"{method} of bits", bits, allowed_bits)
     if not isinstance(group_size, int) or (group_size <= 0 and group_size != -1):
         raise ModelError(
-            f"quantization_config in {directory / 'config.json'} has the group_size"
-            f" {group_size!r}: it must be a positive number, or -1 for one group a row. Download"
-            " config.json again."
+            f"The quantization_config of {directory} has the group_size {group_size!r}: it must be"
+            " a positive number, or -1 for one group a row. Download config.json again."
         )
     return PublishedFormat(
         method=method, bits=int(bits or 0), group_size=group_size, zeros_less_one=zeros_less_one

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from nimlite.errors import ModelError
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -43,7 +45,8 @@ class FileLayout:
 
     @classmethod
     def read(cls, path: Path) -> "FileLayout":
-        """Raises ValueError for a file that is no safetensors file, or too short, and OSError."""
+        """Raises ValueError for a file that is no safetensors file, or too short, OSError, and
+        ModelError for a type of tensor that is not read."""
         size = path.stat().st_size
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
@@ -54,7 +57,10 @@ class FileLayout:
         tensors = {}
         for name, entry in header.items():
             if entry["dtype"] not in DTYPES:
-                raise ValueError(f"{name} is of type {entry['dtype']}")
+                raise ModelError(
+                    f"{name} in {path} is {entry['dtype']}; read are {', '.join(DTYPES)}. Give the"
+                    " checkpoint in one of these."
+                )
             begin, end = (8 + header_bytes + offset for offset in entry["data_offsets"])
             if end > size:
                 raise ValueError(f"{name} ends at byte {end:,} of {size:,}")

@@ -108,6 +108,28 @@ def test_gptq(home: Path, bits: int, layout: str, group_size: int, desc_act: boo
     assert (rounded.order_C is not None) == (desc_act and group_size != -1)
 
 
+@pytest.mark.parametrize("group_size", ["q_group_size", "group_size"])
+def test_a_tool_may_say_it_in_a_file_of_its_own(home: Path, group_size: str) -> None:
+    expected = quantize_linears(home, _awq, None)
+    settings = {"zero_point": True, group_size: 32, "w_bit": 4, "version": "GEMM"}
+    (home / "quant_config.json").write_text(json.dumps(settings))
+    _equal(open_checkpoint(home), expected)
+
+
+def test_modelopt_may_say_that_nothing_is_rounded(home: Path) -> None:
+    (home / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": null}}')
+    assert open_checkpoint(home).tensor(f"{_Q_PROJ}.weight").shape == (64, 64)
+
+
+def test_a_type_of_tensor_that_is_not_read_is_named(home: Path) -> None:
+    tensors = load_file(home / "model.safetensors")
+    save_file({n: t.to(torch.float8_e5m2) for n, t in tensors.items()}, home / "model.safetensors")
+    with pytest.raises(
+        ModelError, match=r"weight in .*model\.safetensors is F8_E5M2; read are F64,"
+    ):
+        open_checkpoint(home).names  # noqa: B018
+
+
 _STATIC = {"strategy": "tensor", "dynamic": False}
 
 

@@ -48,5 +48,5 @@ def test_what_is_not_read_is_named(settings: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize("size", [0, -2, None, "128"])
 def test_a_group_size_that_is_none(size: object) -> None:
     settings = {"quant_method": "gptq", "bits": 4, "group_size": size}
-    with pytest.raises(ModelError, match=r"x/config\.json has the group_size .* positive number"):
+    with pytest.raises(ModelError, match=r"of /models/x has the group_size .* positive number"):
         published_format(Path("/models/x"), settings)
