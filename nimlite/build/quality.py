@@ -8,6 +8,7 @@ from nimlite.profiles.manifest import Precision
 
 _MAX_PERPLEXITY_INCREASE = 0.01
 _COARSE_MAX_PERPLEXITY_INCREASE: Mapping[Precision, float] = {
+    Precision.INT8_WO: 0.02,
     Precision.INT8_SQ: 0.02,
     Precision.INT4_AWQ: 0.08,
     Precision.INT4_GPTQ: 0.08,
