@@ -6,6 +6,7 @@ from typing import Any
 
 from nimlite.errors import BuildError
 from nimlite.tensorrt.network import LayerRefusedError, define
+from nimlite.tensorrt.recorder import error_recorder
 from nimlite.tensorrt.segment import TOKENS, Segment
 from nimlite.tensorrt.target import RTX, Capability, require_buildable, text
 
@@ -26,7 +27,7 @@ def build_plan(trt: ModuleType, request: PlanRequest) -> bytes:
     for what it refuses else.
     """
     require_buildable(trt, request.targets, request.segment.dtype, request.segment.weights)
-    recorder = _recorder(trt)
+    recorder = error_recorder(trt)
     try:
         plan = _build(trt, request, recorder)
     except LayerRefusedError:
@@ -71,39 +72,3 @@ def profiles(builder: Any, segment: Segment) -> list[Any]:
                 profile.set_shape(port.name, *((size, *port.shape[1:]) for size in sizes))
         made.append(profile)
     return made
-
-
-def _recorder(trt: ModuleType) -> Any:
-    """Keeps what a builder says of its errors.
-
-    A logger would not do: TensorRT uses a process's first one for all.
-    """
-
-    class Recorder(trt.IErrorRecorder):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.descriptions: list[str] = []
-            self._codes: list[Any] = []
-
-        def num_errors(self) -> int:
-            return len(self.descriptions)
-
-        def get_error_code(self, index: int) -> Any:
-            return self._codes[index]
-
-        def get_error_desc(self, index: int) -> str:
-            return self.descriptions[index]
-
-        def has_overflowed(self) -> bool:
-            return False
-
-        def clear(self) -> None:
-            self.descriptions.clear()
-            self._codes.clear()
-
-        def report_error(self, code: Any, description: str) -> bool:
-            self._codes.append(code)
-            self.descriptions.append(description)
-            return False
-
-    return Recorder()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+from nimlite.tensorrt.recorder import error_recorder
 from nimlite.tensorrt.target import RTX, Capability, supported_capabilities, text
 
 SmokeRun = Callable[[ModuleType], str | None]
@@ -37,6 +38,19 @@ def choose_runtime(
             return Runtime(name, f"its smoke run on compute capability {text(capability)} agreed")
         refusals.append(f"{name} {problem}")
     return Runtime("torch", "; ".join(refusals))
+
+
+def refusal(module: ModuleType, plan: bytes) -> str | None:
+    """Why `module` can't deserialize `plan` on this machine's GPU, in its own words; None: it can.
+
+    A smoke run begins with it.
+    """
+    recorder = error_recorder(module)
+    runtime = module.Runtime(module.Logger(module.Logger.INTERNAL_ERROR))
+    runtime.error_recorder = recorder
+    if runtime.deserialize_cuda_engine(plan) is not None:
+        return None
+    return recorder.descriptions[0] if recorder.descriptions else "it gave no reason"
 
 
 def _problem(name: str, capability: Capability, smoke_run: SmokeRun) -> str | None:

@@ -6,8 +6,13 @@ from types import ModuleType
 
 import pytest
 import tensorrt_rtx as trt
+import torch
 
-from nimlite.tensorrt.runtime import choose_runtime
+from nimlite.models.spec import ModelSpec
+from nimlite.tensorrt.plan import PlanRequest, build_plan
+from nimlite.tensorrt.runtime import choose_runtime, refusal
+from nimlite.tensorrt.segment import Segment
+from nimlite.tensorrt.target import supported_capabilities
 
 RTX = ("tensorrt_rtx",)
 
@@ -55,3 +60,31 @@ def test_a_package_without_its_libraries_is_not_chosen(
         "found)."
     )
     assert "half_tensorrt" not in sys.modules
+
+
+def test_a_real_plan_is_refused_where_there_is_no_gpu_for_it() -> None:
+    spec = ModelSpec(
+        architecture="LlamaForCausalLM",
+        num_layers=2,
+        hidden_size=64,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+        intermediate_size=128,
+        vocab_size=320,
+        max_positions=128,
+        norm_eps=1e-5,
+    )
+    segment = Segment(kind="middle", spec=spec, dtype="fp16", max_tokens=8)
+    listed = supported_capabilities(trt)
+    plan = build_plan(trt, PlanRequest(segment=segment, targets=listed))
+    can_run = torch.cuda.is_available() and torch.cuda.get_device_capability() in listed
+    reason = refusal(trt, plan)
+    assert (reason is None) == can_run
+    chosen = choose_runtime((8, 9), lambda module: refusal(module, plan), RTX)
+    assert chosen.name == ("tensorrt_rtx" if can_run else "torch")
+    assert can_run or f"failed its smoke run ({reason})" in str(chosen)
+
+
+def test_what_is_no_plan_is_refused() -> None:
+    assert "incompatible serialization version" in str(refusal(trt, b"no plan" * 100))
