@@ -1,6 +1,7 @@
 """A model's activations on a text, linear by linear, from the fp32 reference."""
 
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -13,6 +14,12 @@ from nimlite.models.spec import ModelSpec
 
 _MAX_TOKENS = 512
 """Of a text. Longer ones are cut into pieces."""
+
+
+def default_text() -> str:
+    """The text that comes with nimlite: no part of those that an engine is judged on."""
+    file = resources.files("nimlite.build").joinpath("data", "calibration", "luke.txt")
+    return file.read_text(encoding="utf-8")
 
 
 def calibration_texts(tokenizer_file: Path, text: str, max_tokens: int) -> list[list[int]]:
