@@ -162,6 +162,8 @@ class _Graph:
         weight_NC = widen.get_output(0)
         if self._segment.weights == "int8":
             return self.product(x_TC, weight_NC)
+        if self._segment.weights == "fp8_static":
+            return self.product(self._stepped(x_TC, inputs[f"{name}.input_scale"]), weight_NC)
         rounded_TC, scale_T1 = self._rounded(x_TC)
         y_TN = self._multiply(self._fp32(self.product(rounded_TC, weight_NC)), scale_T1)
         return self._cast(y_TN, self._dtype)
@@ -180,10 +182,13 @@ class _Graph:
         least_11 = self._constant(_LEAST_SCALE, (1, 1))
         scale_T1 = self._binary(steps_T1, least_11, trt.ElementWiseOperation.MAX)
         divided_TC = self._binary(x_TC, scale_T1, trt.ElementWiseOperation.DIV)
-        one = self._constant(1.0, ())
-        narrow = self._network.add_quantize(divided_TC, one, trt.DataType.FP8)
-        widen = self._network.add_dequantize(narrow.get_output(0), one, self._dtype)
-        return widen.get_output(0), scale_T1
+        return self._stepped(divided_TC, self._constant(1.0, ())), scale_T1
+
+    def _stepped(self, x_TC: Tensor, scale: Tensor) -> Tensor:
+        """x in e4m3 steps of `scale`."""
+        narrow = self._network.add_quantize(x_TC, scale, self._trt.DataType.FP8)
+        widen = self._network.add_dequantize(narrow.get_output(0), scale, self._dtype)
+        return widen.get_output(0)
 
     def _rotated(self, x_TE: Tensor, num_heads: int, inputs: dict[str, Tensor]) -> Tensor:
         """[T, heads, K], each token's heads turned by its position's angles."""

@@ -15,7 +15,7 @@ from nimlite.models.spec import ModelSpec
 Kind = Literal["first", "middle", "last"]
 DType = Literal["bf16", "fp16", "fp32", "fp8", "int8", "int32", "int64"]
 ActivationType = Literal["bf16", "fp16", "fp32"]
-WeightFormat = Literal["dense", "fp8", "int8"]
+WeightFormat = Literal["dense", "fp8", "fp8_static", "int8"]
 
 TOKENS = -1
 """The one dimension that is not fixed."""
@@ -45,8 +45,9 @@ class Segment:
     dtype: ActivationType
     """Of activations, and of dense weights."""
     weights: WeightFormat = "dense"
-    """fp8: both factors in e4m3, each row of both with its own scale. int8: weights alone, a scale
-    a row. Embedding and head are always dense."""
+    """fp8: both factors in e4m3, each row of both with its own scale. fp8_static: the same, but
+    activations with one scale that calibration fixed. int8: weights alone, a scale a row. Embedding
+    and head are always dense."""
     max_tokens: int
     """The largest T."""
 
@@ -86,6 +87,12 @@ class Segment:
         if self.max_tokens > 64:
             ranges.append((65, min(1024, self.max_tokens), self.max_tokens))
         return tuple(ranges)
+
+    @property
+    def _weight_dtype(self) -> DType:
+        if self.weights == "dense":
+            return self.dtype
+        return "int8" if self.weights == "int8" else "fp8"
 
     def _embedded(self) -> tuple[Port, ...]:
         table = (self.spec.vocab_size, self.spec.hidden_size)
@@ -129,9 +136,11 @@ class Segment:
 
     def _linear(self, name: str, rows: int, columns: int, *, bias: bool) -> tuple[Port, ...]:
         matrix = (rows, columns)
-        ports = [Port(name, self.dtype if self.weights == "dense" else self.weights, matrix)]
+        ports = [Port(name, self._weight_dtype, matrix)]
         if self.weights != "dense":
             ports.append(Port(f"{name}.scales", "fp32", (rows,)))
+        if self.weights == "fp8_static":
+            ports.append(Port(f"{name}.input_scale", "fp32", ()))
         if bias:
             ports.append(Port(f"{name}.bias", "fp32", (rows,)))
         return tuple(ports)

@@ -34,7 +34,9 @@ def require_buildable(
             f"TensorRT builds for the GPU that it runs on, not for {_listed(targets)} at once: "
             f"build once on each, or use {RTX}."
         )
-    _require_type(targets, weights == "fp8", "FP8", _FP8_SINCE, "bf16, fp16 or int8 weights")
+    _require_type(
+        targets, weights.startswith("fp8"), "FP8", _FP8_SINCE, "bf16, fp16 or int8 weights"
+    )
     _require_type(targets, dtype == "bf16", "BF16", _BF16_SINCE, "fp16")
 
 

@@ -20,6 +20,8 @@ from nimlite.tensorrt.network import define
 from nimlite.tensorrt.segment import Segment, WeightFormat, segments
 
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+INPUT_SCALE = 0.02
+"""For all activations, where they have a fixed one."""
 TOKENS = [5, 17, 200, 3, 44, 90, 17, 9]
 
 
@@ -44,6 +46,8 @@ def weights_for(llama: Llama, segment: Segment, layers: tuple[int, ...]) -> dict
             (n for n in (port.name, f"layers.{layer}.{port.name}") if n in engine),
             "embedding" if port.name == "head" else None,
         )
+        if port.name.endswith(".input_scale"):
+            result[port.name] = torch.tensor(INPUT_SCALE)
         if name is None:
             continue
         tensor = engine[name]
@@ -69,6 +73,11 @@ def near(matrix_NC: torch.Tensor, kind: str) -> torch.Tensor:
     return values_NC.float() * scales_N.unsqueeze(-1)
 
 
+def stepped(x: torch.Tensor) -> torch.Tensor:
+    """In e4m3 steps of INPUT_SCALE."""
+    return (x / INPUT_SCALE).clamp(-448, 448).to(torch.float8_e4m3fn).float() * INPUT_SCALE
+
+
 @torch.inference_mode()
 def expected_logits(llama: Llama, weights: WeightFormat) -> torch.Tensor:
     """transformers', in fp32, with the blocks' matrices rounded as the segments' are, and for fp8
@@ -77,9 +86,11 @@ def expected_logits(llama: Llama, weights: WeightFormat) -> torch.Tensor:
     for name, module in model.named_modules():
         if weights == "fp8" and name.endswith("_proj"):
             module.register_forward_pre_hook(lambda _, given: near(given[0], "fp8"))
+        if weights == "fp8_static" and name.endswith("_proj"):
+            module.register_forward_pre_hook(lambda _, given: stepped(given[0]))
     for name, parameter in model.named_parameters():
         if weights != "dense" and name.endswith("_proj.weight"):
-            parameter.copy_(near(parameter, weights))
+            parameter.copy_(near(parameter, weights.removesuffix("_static")))
     return model(torch.tensor([TOKENS])).logits[0]
 
 
@@ -129,6 +140,7 @@ def relative_error(llama: Llama, dtype: str, weights: WeightFormat) -> float:
         ("fp32", "dense", 1e-5),
         ("fp32", "int8", 1e-5),
         ("fp32", "fp8", 1e-5),
+        ("fp32", "fp8_static", 1e-5),
         ("fp16", "dense", 0.004),
         ("bf16", "dense", 0.03),
         ("fp16", "int8", 0.004),

@@ -30,7 +30,13 @@ TARGET_BITS = {(8, 0): 0x02, (8, 9): 0x08, (12, 0): 0x10}
 """Each target's bit in byte 32 of a plan, which names the GPUs that it is for."""
 
 
-PRECISIONS = [("bf16", "dense"), ("fp16", "dense"), ("bf16", "int8"), ("bf16", "fp8")]
+PRECISIONS = [
+    ("bf16", "dense"),
+    ("fp16", "dense"),
+    ("bf16", "int8"),
+    ("bf16", "fp8"),
+    ("bf16", "fp8_static"),
+]
 
 
 def parts(dtype: str = "bf16", weights: str = "dense") -> dict[str, Segment]:
@@ -44,7 +50,7 @@ def parts(dtype: str = "bf16", weights: str = "dense") -> dict[str, Segment]:
         (dtype, weights, target)
         for dtype, weights in PRECISIONS
         for target in TARGET_BITS
-        if weights != "fp8" or target >= (8, 9)
+        if not weights.startswith("fp8") or target >= (8, 9)
     ],
 )
 def test_every_segment_is_built_for_every_target(
@@ -77,7 +83,7 @@ def defined(segment: Segment) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("kind", ["first", "middle", "last"])
-@pytest.mark.parametrize("weights", ["dense", "int8", "fp8"])
+@pytest.mark.parametrize("weights", ["dense", "int8", "fp8", "fp8_static"])
 def test_a_network_has_the_inputs_and_outputs_of_its_segment(kind: str, weights: str) -> None:
     segment = parts("fp16", weights)[kind]
     _, network = defined(segment)
