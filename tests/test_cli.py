@@ -158,10 +158,13 @@ def test_the_flags_of_tensorrt_llm_build_an_engine_that_runs(tmp_path: Path) -> 
         *("build", "--checkpoint_dir", str(tmp_path / "checkpoint"), "--output_dir", str(engine)),
         *("--dtype", "float32", "--tp_size", "1", "--pp_size", "1", "--max_batch_size", "2"),
         *("--max_input_len", "64", "--max_seq_len", "128", "--json"),
+        "--explain",
         cache=tmp_path / "cache",
         **environ,
     )
     assert json.loads(built.stdout)["path"] == str(engine), built.stderr
+    passes = json.loads(built.stdout)["passes"]
+    assert {"name", "changed", "saved"} == passes[0].keys()
     checked = nimlite("check", str(engine), "--json", cache=tmp_path / "cache", **environ)
     report = json.loads(checked.stdout)
     assert (report["passed"], report["reason"], checked.returncode) == (True, None, 0)

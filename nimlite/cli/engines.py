@@ -34,15 +34,26 @@ def build(
             help="The engine directory. Default: in the cache.",
         ),
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Print what each pass changed and saved, too."),
+    ] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Build the engine that `serve` would run, and prove it; print its directory."""
     if dry_run:
         return _show_plan(session, as_json)
-    _, _, directory = _prepare(session, output)
-    data = {"path": str(directory.path), "key": directory.config.key}
-    session.write(data, str(directory.path), as_json=as_json)
+    plan, _, directory = _prepare(session, output)
+    data: dict[str, object] = {"path": str(directory.path), "key": directory.config.key}
+    lines = [str(directory.path)]
+    if explain:
+        from nimlite.build.explain import explain as passes_of
+
+        passes = passes_of(directory, plan.selection.chosen.memory)
+        data["passes"] = [dataclasses.asdict(each) for each in passes]
+        lines += [f"{each.name}: {each.changed}. Saved: {each.saved}." for each in passes]
+    session.write(data, escape("\n".join(lines)), as_json=as_json)
 
 
 @with_settings(Group.MODEL)

@@ -1,0 +1,156 @@
+"""What a build did to a model's graph, pass by pass, read off the engine that it made.
+
+T tokens of a step   L layers   D hidden size
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nimlite.build.engine_dir import EngineDirectory
+from nimlite.layers.linear import Weights
+from nimlite.models.registry import weight_sources
+from nimlite.models.shapes import checkpoint_shape
+from nimlite.models.spec import ModelSpec
+from nimlite.profiles.manifest import Device, Profile
+from nimlite.profiles.memory import MemoryPlan
+from nimlite.quant.base import PackedWeight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One change to the graph."""
+
+    name: str
+    changed: str
+    saved: str
+
+
+def explain(built: EngineDirectory, memory: MemoryPlan) -> tuple[Pass, ...]:
+    """The passes in their order. `memory`: how the engine is planned to lie in it here."""
+    spec, profile, weights = built.config.spec, built.config.profile, built.weights()
+    return (
+        *_fusions(spec),
+        _norms(spec),
+        _rotation(spec),
+        _vocabulary(spec, weights),
+        _last_block(spec),
+        *_packing(spec, weights),
+        _memory(spec, profile, memory),
+    )
+
+
+def _fusions(spec: ModelSpec) -> Iterator[Pass]:
+    """The engine tensors that are several of the checkpoint's, by what they are in a layer."""
+    fused: dict[str, list[tuple[str, ...]]] = {}
+    for name, source in weight_sources(spec).items():
+        if source.quantize and len(source.names) > 1:
+            fused.setdefault(name.rpartition(".")[2], []).append(source.names)
+    for name, groups in fused.items():
+        parts = groups[0]
+        rows = sum(checkpoint_shape(spec, part)[0] for part in parts)
+        columns = checkpoint_shape(spec, parts[0])[1]
+        modules = " + ".join(part.split(".")[-2] for part in parts)
+        products = sum(len(group) - 1 for group in groups)
+        yield Pass(
+            name=f"{name} fusion",
+            changed=f"{modules} are one product [{rows}, {columns}] in {len(groups)} layers",
+            saved=f"{products} of {products + len(groups)} products a step, each of which would"
+            " read its input again",
+        )
+
+
+def _norms(spec: ModelSpec) -> Pass:
+    adds = 2 * spec.num_layers
+    return Pass(
+        name="residual and norm",
+        changed=f"each of {adds} sums with the residual stream is one kernel with the norm after"
+        " it, which gives its output as the next product reads it",
+        saved=f"{adds} kernels a step, and for each token {adds} readings of {spec.hidden_size}"
+        " elements",
+    )
+
+
+def _rotation(spec: ModelSpec) -> Pass:
+    table = 4 * spec.max_positions * spec.head_dim
+    return Pass(
+        name="RoPE table",
+        changed=f"cosines and sines of {spec.max_positions} positions are computed once, into a"
+        f" table of {_size(table)} that all {spec.num_layers} layers read",
+        saved=f"{spec.num_layers * spec.head_dim} cosines and sines a token, and"
+        f" {_size((spec.num_layers - 1) * table)} that further tables would take",
+    )
+
+
+def _vocabulary(spec: ModelSpec, weights: Weights) -> Pass:
+    size = _bytes_of(weights["embedding"])
+    if spec.tie_embeddings:
+        return Pass(
+            name="tied embedding",
+            changed=f"the head is the embedding [{spec.vocab_size}, {spec.hidden_size}], held once",
+            saved=_size(size),
+        )
+    return Pass(
+        name="tied embedding",
+        changed="nothing: this model's head has weights of its own",
+        saved="nothing",
+    )
+
+
+def _last_block(spec: ModelSpec) -> Pass:
+    layer = (spec.num_parameters - _vocabulary_parameters(spec)) // spec.num_layers
+    after_attention = layer - spec.qkv_size * spec.hidden_size
+    share = after_attention / (layer * spec.num_layers)
+    return Pass(
+        name="dead rows",
+        changed="in the last block a prompt's tokens stop after their keys and values, but for"
+        " those whose logits are asked for",
+        saved=f"{share:.1%} of a prompt's products",
+    )
+
+
+def _packing(spec: ModelSpec, weights: Weights) -> Iterator[Pass]:
+    """By format: the tensors that are held so."""
+    tensors, elements, sizes = Counter[str](), Counter[str](), Counter[str]()
+    for weight in weights.values():
+        if isinstance(weight, PackedWeight):
+            tensors[weight.scheme] += 1
+            elements[weight.scheme] += weight.num_rows * weight.num_columns
+            sizes[weight.scheme] += _bytes_of(weight)
+    for scheme, size in sizes.items():
+        in_16_bits = 2 * elements[scheme]
+        yield Pass(
+            name=f"packing as {scheme}",
+            changed=f"matrices: {tensors[scheme]}, of {elements[scheme] / 1e6:.1f} M weights, laid"
+            f" out as the kernels read them: {8 * size / elements[scheme]:.2f} bits a weight",
+            saved=f"{_size(in_16_bits - size)} of {_size(in_16_bits)} in 16 bits"
+            if size < in_16_bits
+            else f"nothing: {_size(size)}, and {_size(in_16_bits)} in 16 bits",
+        )
+
+
+def _memory(spec: ModelSpec, profile: Profile, memory: MemoryPlan) -> Pass:
+    element_bytes = 4 if profile.device is Device.CPU else 2
+    width = spec.qkv_size + spec.num_heads * spec.head_dim + 3 * spec.intermediate_size
+    layer = element_bytes * profile.max_num_tokens * width // profile.tp
+    return Pass(
+        name="memory plan",
+        changed=f"one set of buffers for a step of {profile.max_num_tokens} tokens,"
+        f" {_size(memory.activations)}, serves all {spec.num_layers} layers; weights take"
+        f" {_size(memory.weights)}, keys and values {_size(memory.kv_cache)} of"
+        f" {_size(memory.budget)}",
+        saved=f"{_size((spec.num_layers - 1) * layer)} that buffers of their own would take",
+    )
+
+
+def _vocabulary_parameters(spec: ModelSpec) -> int:
+    return spec.vocab_size * spec.hidden_size * (1 if spec.tie_embeddings else 2)
+
+
+def _bytes_of(weight: object) -> int:
+    assert isinstance(weight, PackedWeight)
+    return sum(tensor.nbytes for tensor in weight.tensors.values())
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.1f} MiB"
