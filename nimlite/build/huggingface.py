@@ -138,6 +138,8 @@ class HuggingFaceCheckpoint:
             with staging.on_device():
                 tensor = torch.empty(place.shape, dtype=place.dtype, device=staging.device)
             staging.read(file.descriptor, place.begin, tensor.view(-1).view(torch.uint8))
+        except ModelError:
+            raise
         except (OSError, EOFError, ValueError, KeyError) as error:
             raise self._unreadable(file_name, error) from error
         return tensor
@@ -146,7 +148,11 @@ class HuggingFaceCheckpoint:
     def _file_of(self) -> Mapping[str, str]:
         """Which file holds which tensor."""
         if (self._path / _INDEX).is_file():
-            weight_map: dict[str, str] = self._json(_INDEX)["weight_map"]
+            weight_map = self._json(_INDEX).get("weight_map")
+            if not isinstance(weight_map, dict) or not all(
+                isinstance(file, str) for file in weight_map.values()
+            ):
+                raise self._unreadable(_INDEX, ValueError("it has no weight_map"))
             return weight_map
         names = sorted(p.name for p in self._path.glob("*.safetensors"))
         if not names:
@@ -158,6 +164,8 @@ class HuggingFaceCheckpoint:
         for name in names:
             try:
                 file_of |= dict.fromkeys(self._file(name).layout.tensors, name)
+            except ModelError:
+                raise
             except (OSError, ValueError, KeyError) as error:
                 raise self._unreadable(name, error) from error
         return file_of

@@ -38,7 +38,9 @@ def _own_settings(directory: Path) -> Mapping[str, Any] | None:
 def read_json(file: Path) -> dict[str, Any]:
     """Raises ModelError where there is something else in the file."""
     try:
-        data: dict[str, Any] = json.loads(file.read_text())
+        data = json.loads(file.read_text())
+        if not isinstance(data, dict):
+            raise ValueError("it holds no JSON object")
         return data
     except ValueError as error:
         raise unreadable(file, error) from error

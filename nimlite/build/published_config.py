@@ -39,6 +39,18 @@ class PublishedFormat:
 
 def published_format(directory: Path, settings: Mapping[str, Any]) -> PublishedFormat:
     """What a `quantization_config` says. Raises ModelError for what is not read."""
+    try:
+        return _format(directory, settings)
+    except ModelError:
+        raise
+    except (AttributeError, TypeError, ValueError, LookupError) as error:
+        raise ModelError(
+            f"The quantization_config of {directory} is not as any tool writes it ({error}):"
+            " download config.json again."
+        ) from error
+
+
+def _format(directory: Path, settings: Mapping[str, Any]) -> PublishedFormat:
     method = settings.get("quant_method", "unknown")
     match method:
         case "awq":

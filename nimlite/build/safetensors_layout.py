@@ -5,9 +5,12 @@ as JSON, the data.
 """
 
 import json
+import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,17 +56,28 @@ class FileLayout:
             if header_bytes > size - 8:
                 raise ValueError(f"a header of {header_bytes:,} bytes in {size:,}")
             header = json.loads(file.read(header_bytes))
-        metadata = header.pop("__metadata__", {})
-        tensors = {}
-        for name, entry in header.items():
-            if entry["dtype"] not in DTYPES:
-                raise ModelError(
-                    f"{name} in {path} is {entry['dtype']}; read are {', '.join(DTYPES)}. Give the"
-                    " checkpoint in one of these."
-                )
-            begin, end = (8 + header_bytes + offset for offset in entry["data_offsets"])
-            if end > size:
-                raise ValueError(f"{name} ends at byte {end:,} of {size:,}")
-            shape = tuple(entry["shape"])
-            tensors[name] = TensorPlace(DTYPES[entry["dtype"]], shape, begin, end - begin)
+        try:
+            metadata = header.pop("__metadata__", {})
+            tensors = {
+                name: _place(path, name, entry, 8 + header_bytes, size)
+                for name, entry in header.items()
+            }
+        except (AttributeError, TypeError, KeyError) as error:
+            raise ValueError(f"its header is damaged: {error}") from error
         return cls(tensors, metadata)
+
+
+def _place(path: Path, name: str, entry: Any, data_begin: int, size: int) -> TensorPlace:
+    """What the header tells of a tensor."""
+    if entry["dtype"] not in DTYPES:
+        raise ModelError(
+            f"{name} in {path} is {entry['dtype']}; read are {', '.join(DTYPES)}. Give the"
+            " checkpoint in one of these."
+        )
+    dtype, shape = DTYPES[entry["dtype"]], tuple(map(operator.index, entry["shape"]))
+    begin, end = (data_begin + operator.index(offset) for offset in entry["data_offsets"])
+    if end > size:
+        raise ValueError(f"{name} ends at byte {end:,} of {size:,}")
+    if begin < data_begin or end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{name} has {end - begin:,} bytes, not those of {list(shape)}")
+    return TensorPlace(dtype, shape, begin, end - begin)

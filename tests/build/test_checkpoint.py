@@ -1,9 +1,13 @@
+import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from fakes.llama import random_llama
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
 from nimlite.build.checkpoint import open_checkpoint
@@ -91,6 +95,57 @@ def test_what_is_not_read(home: Path, tmp_path: Path) -> None:
     (home / "config.json").write_text("{")
     with pytest.raises(ModelError, match=r"config\.json can't be read"):
         open_checkpoint(home).config  # noqa: B018
+
+
+@given(data=st.data())
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_damaged_header_is_told_or_harmless(home: Path, data: st.DataObject) -> None:
+    weights = home / "model.safetensors"
+    copy = home.parent / "damaged"
+    shutil.copytree(home, copy, dirs_exist_ok=True)
+    damaged = bytearray(weights.read_bytes())
+    end = 8 + int.from_bytes(damaged[:8], "little")
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, end - 1))] = data.draw(
+            st.sampled_from(b'0159{}[]",:-eF\0')
+        )
+    (copy / "model.safetensors").write_bytes(damaged)
+    checkpoint = open_checkpoint(copy)
+    with contextlib.suppress(ModelError):
+        for name in checkpoint.names:
+            checkpoint.tensor(name)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[]",
+        "1",
+        '{"a": 1}',
+        '{"a": {"dtype": "F32"}}',
+        '{"a": {"dtype": [], "shape": [1], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}',
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}',
+        '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 400]}}',
+    ],
+)
+def test_a_header_of_another_form_is_told(home: Path, header: str) -> None:
+    content = len(header).to_bytes(8, "little") + header.encode() + bytes(8)
+    (home / "model.safetensors").write_bytes(content)
+    with pytest.raises(
+        ModelError, match=r"model\.safetensors can't be read \(.*\)\. It is missing, t"
+    ):
+        open_checkpoint(home).names  # noqa: B018
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+def test_an_index_of_another_form_is_told(home: Path, index: str) -> None:
+    (home / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelError, match=r"index\.json can't be read \(it h.*download it again"):
+        open_checkpoint(home).names  # noqa: B018
 
 
 def test_random_weights_are_the_same_in_any_order(home: Path) -> None:

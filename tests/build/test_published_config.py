@@ -50,3 +50,18 @@ def test_a_group_size_that_is_none(size: object) -> None:
     settings = {"quant_method": "gptq", "bits": 4, "group_size": size}
     with pytest.raises(ModelError, match=r"of /models/x has the group_size .* positive number"):
         published_format(Path("/models/x"), settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        3,
+        [],
+        {"quant_method": "fp8", "weight_block_size": 3},
+        _CT | {"config_groups": []},
+        _CT | {"config_groups": {"group_0": 3}},
+    ],
+)
+def test_what_no_tool_writes_is_told(settings: Any) -> None:
+    with pytest.raises(ModelError, match=r"^The quantization_config of /models/x is not as any"):
+        published_format(Path("/models/x"), settings)
