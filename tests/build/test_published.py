@@ -214,9 +214,17 @@ def test_modelopt_fp8(home: Path) -> None:
     assert rounded is not None and rounded.input_scale == 0.25
 
 
-def test_the_model_is_what_transformers_reads(home: Path) -> None:
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"num_bits": 4, "strategy": "group", "group_size": 32},
+        {"num_bits": 8, "strategy": "channel"},
+        {"type": "float", "strategy": "channel"},
+    ],
+)
+def test_the_model_is_what_transformers_reads(home: Path, weights: dict[str, Any]) -> None:
     target = home.parent / "compressed"
-    compress(home, target, QuantizationArgs(num_bits=4, strategy="group", group_size=32))
+    compress(home, target, QuantizationArgs(**weights))
     read = open_checkpoint(target)
     (logits_TV,) = Reference(read, read_spec(read.config))([range(8)])
     theirs = LlamaForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
