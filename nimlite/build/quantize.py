@@ -11,13 +11,15 @@ from nimlite.build.recipe import AS_IT_IS, Recipe
 from nimlite.build.staging import CPU
 from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Precision
+from nimlite.quant.awq import awq
+from nimlite.quant.gptq import gptq, hessian
 from nimlite.quant.rounded import RoundedMatrix
-from nimlite.quant.rtn import nearest_int8
+from nimlite.quant.rtn import group_size_for, nearest_int8
 from nimlite.quant.smoothquant import smoothing_factors
 
-CALIBRATED = frozenset({Precision.INT8_SQ})
+CALIBRATED = frozenset({Precision.INT8_SQ, Precision.INT4_AWQ, Precision.INT4_GPTQ})
 """Those that measure activations."""
-_SMOOTHED = {"qkv": "input_norm", "gate_up": "post_norm"}
+_NORMS = {"qkv": "input_norm", "gate_up": "post_norm"}
 """The linears behind a norm, which takes the inverse of their factors."""
 
 
@@ -39,6 +41,10 @@ def recipe_for(
             return Recipe(
                 factors=_smoothing(checkpoint, spec, texts, device), quantizer=_nearest_int8
             )
+        case Precision.INT4_AWQ:
+            return _awq(checkpoint, spec, texts, device)
+        case Precision.INT4_GPTQ:
+            return _gptq(checkpoint, spec, texts, device)
         case _:
             return AS_IT_IS
 
@@ -51,14 +57,55 @@ def _smoothing(
     checkpoint: Checkpoint, spec: ModelSpec, texts: Sequence[Sequence[int]], device: torch.device
 ) -> dict[str, torch.Tensor]:
     """SmoothQuant's factors for every linear behind a norm, and their inverse for the norm."""
-    factors = {}
+    factors: dict[str, torch.Tensor] = {}
 
     def measure(name: str, x_TC: torch.Tensor, weight_NC: torch.Tensor) -> None:
-        layer, _, linear = name.rpartition(".")
-        if norm := _SMOOTHED.get(linear):
+        if norm := _norm_before(name):
             factors_C = smoothing_factors(weight_NC, x_TC)
             factors[name] = factors_C
-            factors[f"{layer}.{norm}"] = 1.0 / factors_C
+            factors[norm] = 1.0 / factors_C
 
     calibrate(checkpoint, spec, texts, measure, device)
     return factors
+
+
+def _awq(
+    checkpoint: Checkpoint, spec: ModelSpec, texts: Sequence[Sequence[int]], device: torch.device
+) -> Recipe:
+    """Linears behind a norm are scaled and clipped, the others clipped."""
+    factors: dict[str, torch.Tensor] = {}
+    matrices: dict[str, RoundedMatrix] = {}
+
+    def measure(name: str, x_TC: torch.Tensor, weight_NC: torch.Tensor) -> None:
+        norm = _norm_before(name)
+        mean_C = x_TC.abs().mean(dim=0)
+        group_size = group_size_for(len(mean_C))
+        # equal means: nothing before it can take scales
+        means_C = mean_C if norm else torch.ones_like(mean_C)
+        found = awq([weight_NC], x_TC, means_C, group_size=group_size)
+        if norm:
+            factors[norm] = 1.0 / found.scales_C
+        (matrices[name],) = found.matrices
+
+    calibrate(checkpoint, spec, texts, measure, device)
+    return Recipe(factors=factors, quantizer=lambda name, _: matrices[name])
+
+
+def _gptq(
+    checkpoint: Checkpoint, spec: ModelSpec, texts: Sequence[Sequence[int]], device: torch.device
+) -> Recipe:
+    matrices: dict[str, RoundedMatrix] = {}
+
+    def measure(name: str, x_TC: torch.Tensor, weight_NC: torch.Tensor) -> None:
+        group_size = group_size_for(weight_NC.shape[1])
+        matrices[name] = gptq(weight_NC, hessian(x_TC), group_size=group_size)
+
+    calibrate(checkpoint, spec, texts, measure, device)
+    return Recipe(quantizer=lambda name, _: matrices[name])
+
+
+def _norm_before(name: str) -> str | None:
+    """The norm that makes the input of the linear `name`, and of nothing else."""
+    layer, _, linear = name.rpartition(".")
+    norm = _NORMS.get(linear)
+    return f"{layer}.{norm}" if norm else None

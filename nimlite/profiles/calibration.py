@@ -63,6 +63,8 @@ EFFICIENCY: Mapping[tuple[Device, Precision], Efficiency] = {
     (Device.CPU, Precision.INT8): _CPU,
     (Device.CPU, Precision.INT8_WO): _CPU,
     (Device.CPU, Precision.INT8_SQ): _CPU,
+    (Device.CPU, Precision.INT4_AWQ): _CPU,
+    (Device.CPU, Precision.INT4_GPTQ): _CPU,
     (Device.CPU, Precision.INT4): _CPU,
 }
 CPU_BANDWIDTH = 35e9
@@ -76,6 +78,8 @@ CPU_FLOPS: Mapping[Precision, float] = {
     Precision.INT4: 0.5e12,
     Precision.INT8_WO: 0.5e12,
     Precision.INT8_SQ: 0.5e12,
+    Precision.INT4_AWQ: 0.5e12,
+    Precision.INT4_GPTQ: 0.5e12,
 }
 """FLOP/s of one compute thread with AVX-512; half of it without."""
 GPU_FLOPS: Mapping[Precision, tuple[str, ...]] = {

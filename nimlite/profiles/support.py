@@ -43,6 +43,8 @@ THIS_VERSION = Support(
             Precision.INT8_SQ,
             Precision.INT8_WO,
             Precision.INT8,
+            Precision.INT4_AWQ,
+            Precision.INT4_GPTQ,
             Precision.INT4,
         ),
         Device.GPU: (Precision.BF16, Precision.FP16, Precision.FP8),

@@ -16,8 +16,13 @@ from nimlite.observe.progress import SILENT
 from nimlite.profiles.manifest import Precision
 from nimlite.quant import unpack
 from nimlite.quant.base import PackedWeight
-from nimlite.quant.rtn import nearest_int8
+from nimlite.quant.rtn import group_size_for, nearest_int4, nearest_int8
 
+NORM_OF = {
+    f"layers.{i}.{linear}": f"layers.{i}.{norm}"
+    for i in range(2)
+    for linear, norm in (("qkv", "input_norm"), ("gate_up", "post_norm"))
+}
 TEXTS = [list(range(30, 94)), [5, 7, 200, 11]]
 
 
@@ -78,3 +83,22 @@ def test_smoothing_leaves_the_model_as_it_is(llama: Llama, tmp_path: Path) -> No
             names = f"layers.{i}.{norm}", f"layers.{i}.{linear}"
             found, expected = (matrix(w, names[0]) * matrix(w, names[1]) for w in (weights, plain))
             torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("precision", [Precision.INT4_AWQ, Precision.INT4_GPTQ])
+def test_four_calibrated_bits_are_nearer_on_the_text_than_the_nearest(
+    llama: Llama, tmp_path: Path, precision: Precision
+) -> None:
+    recipe = recipe_for(precision, llama.checkpoint, llama.spec, TEXTS)
+    weights = converted(llama, precision, recipe, tmp_path)
+    seen = []
+    calibrate(llama.checkpoint, llama.spec, TEXTS, lambda *call: seen.append(call))
+    for name, x_TC, weight_NC in seen:
+        packed = weights[name]
+        assert isinstance(packed, PackedWeight) and packed.scheme == "int4"
+        factors_C = recipe.factors.get(NORM_OF.get(name, ""), torch.ones(len(x_TC[0])))
+        group_size = group_size_for(weight_NC.shape[1])
+        nearest = nearest_int4(weight_NC, group_size=group_size).dequantized()
+        exact_TN = x_TC @ weight_NC.T
+        error = ((x_TC * factors_C) @ unpack(packed).T - exact_TN).norm()
+        assert error <= 1.02 * (x_TC @ nearest.T - exact_TN).norm()
