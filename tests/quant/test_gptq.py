@@ -58,7 +58,7 @@ def test_it_is_the_optimal_update_of_each_feature() -> None:
         left_NC[:, i:] -= torch.outer(error_N, inverse_RR[0])
         values_NC[:, i] = q_N
     expected = output_error(x_TC, weight_NC, grid.matrix(values_NC))
-    rounded = gptq(weight_NC, hessian_CC, group_size=32, act_order=False)
+    rounded = gptq(weight_NC, hessian_CC, group_size=32, act_order=False, dampening=0.01)
     assert output_error(x_TC, weight_NC, rounded) == pytest.approx(expected, rel=0.02)
 
 
