@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nimlite.build.calibration import calibration_texts, default_text
 from nimlite.build.checkpoint import Checkpoint
 from nimlite.build.convert import convert, convert_on_device
 from nimlite.build.engine_dir import (
@@ -40,6 +41,9 @@ from nimlite.store.lock import file_lock, try_file_lock
 from nimlite.version import __version__
 
 log = logging.getLogger(__name__)
+
+_CALIBRATION_TOKENS = 4096
+"""Enough for the largest activations; a few seconds of a small model's time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +164,8 @@ def _recipe(
     if precision not in CALIBRATED:
         return recipe_for(precision, job.checkpoint, spec, (), target.device)
     with progress.task("Calibrate", None, ""):
-        texts = prompts_for(spec, job.profile, work)
+        prompts_for(spec, job.profile, work)  # raises for another model's tokenizer
+        texts = calibration_texts(work / "tokenizer.json", default_text(), _CALIBRATION_TOKENS)
         return recipe_for(precision, job.checkpoint, spec, texts, target.device)
 
 

@@ -224,3 +224,13 @@ def test_a_killed_build_leaves_nothing_that_is_read(
         assert directory.with_name(f"{directory.name}.building").exists()
     assert build_engine(job, home, progress, target) == open_engine(home)
     assert not list(home.parent.glob("*.building"))
+
+
+def test_a_calibrated_engine_is_built_and_proved(
+    llama: Llama, home: Path, progress: Progress
+) -> None:
+    job = job_of(llama, Precision.INT8_SQ)
+    target = llama.target(Precision.INT8_SQ)
+    built = build_engine(job, home, progress, target)
+    assert built.config.profile.precision is Precision.INT8_SQ
+    assert 0 < built.config.quality.relative_error < 0.1
