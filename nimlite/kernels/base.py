@@ -109,6 +109,12 @@ class Kernels(Protocol):
         """x @ weight.T + bias: y_TN. `added`: it goes to `add_rms_norm` and nowhere else, which may
         be left to finish it."""
 
+    def head(
+        self, x_RD: torch.Tensor, weight: PackedWeight, bias_N: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The same for logits, which stay in fp32 on every device: in 16 bits those of about 20
+        would be steps of 0.125, and many a choice a tie."""
+
     def rope_and_cache(
         self,
         qkv_TE: torch.Tensor,

@@ -72,6 +72,11 @@ class TorchKernels:
         y_TN = F.linear(x_TC.to(weight_NC.dtype), weight_NC).to(x_TC.dtype)
         return y_TN if bias_N is None else y_TN + bias_N
 
+    def head(
+        self, x_RD: torch.Tensor, weight: PackedWeight, bias_N: torch.Tensor | None
+    ) -> torch.Tensor:
+        return self.linear(x_RD, weight, bias_N)
+
     def rope_and_cache(
         self,
         qkv_TE: torch.Tensor,

@@ -89,4 +89,4 @@ class Decoder:
             x_TD = kernels.add_rms_norm(x_TD, residual_TD, block.post_norm_D, eps, gate_up)
             x_TD = block.mlp(x_TD, kernels)
             x_TD = kernels.add_rms_norm(x_TD, residual_TD, norm_D, eps, consumer.weight)
-        return self.head(x_TD, kernels)
+        return kernels.head(x_TD, self.head.weight, self.head.bias_N)

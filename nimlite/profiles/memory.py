@@ -176,10 +176,10 @@ def activation_bytes(shape: ModelShape, profile: Profile) -> int:
 
 def graph_bytes(shape: ModelShape, profile: Profile) -> int:
     """Recorded decode steps share the memory of the largest: a token and its logits, which are kept
-    in 16 bits, for every sequence."""
+    in fp32, for every sequence."""
     if profile.device is Device.CPU:
         return 0
-    width = _width(shape, profile.tp) + 2 * shape.vocab_size
+    width = _width(shape, profile.tp) + 4 * shape.vocab_size
     graphs = 2 * profile.max_batch_size * width + _num_graphs(profile) * _GRAPH_BYTES
     return max(_LEAST_GRAPHS, math.ceil((1 + _SLACK) * graphs))
 

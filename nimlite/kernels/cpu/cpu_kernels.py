@@ -116,6 +116,11 @@ class CpuKernels:
         )
         return y_TN
 
+    def head(
+        self, x_RD: torch.Tensor, weight: PackedWeight, bias_N: torch.Tensor | None
+    ) -> torch.Tensor:
+        return self.linear(x_RD, weight, bias_N)
+
     def rope_and_cache(
         self,
         qkv_TE: torch.Tensor,

@@ -91,12 +91,27 @@ class TritonKernels:
         bias_N: torch.Tensor | None,
         added: bool = False,
     ) -> Any:
+        sums = not added or bias_N is not None
+        return self._product(x, weight, bias_N, self._dtype, sums)
+
+    def head(
+        self, x: torch.Tensor | ScaledRows, weight: PackedWeight, bias_N: torch.Tensor | None
+    ) -> Any:
+        return self._product(x, weight, bias_N, torch.float32, True)
+
+    def _product(
+        self,
+        x: torch.Tensor | ScaledRows,
+        weight: PackedWeight,
+        bias_N: torch.Tensor | None,
+        dtype: torch.dtype,
+        sums: bool,
+    ) -> Any:
         if takes_fp8(weight) and isinstance(x, torch.Tensor):
             x = fp8.quantize_rows(x, self.device)
         num_rows = len(x.values_TC) if isinstance(x, ScaledRows) else len(x)
-        sums = not added or bias_N is not None
         config = self._config(weight, num_rows, sums)
-        rest = (config, self._workspace, self.device, self._dtype)
+        rest = (config, self._workspace, self.device, dtype)
         return product(x, weight, bias_N, *rest, sums=sums)
 
     def rope_and_cache(

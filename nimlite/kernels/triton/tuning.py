@@ -63,7 +63,10 @@ def library_linear(
     w_NC = weight.tensors["weight"]
     bias_N = None if bias_N is None else bias_N.to(dtype)
     if isinstance(x, torch.Tensor):
-        return functional.linear(x, w_NC, bias_N)
+        if dtype == x.dtype:
+            return functional.linear(x, w_NC, bias_N)
+        y_TN = _widened(x, w_NC, dtype)
+        return y_TN if bias_N is None else y_TN + bias_N
     multiply = functools.partial(
         torch._scaled_mm, x.values_TC, w_NC.t(), out_dtype=dtype, use_fast_accum=True
     )
@@ -75,6 +78,13 @@ def library_linear(
         y_TN = multiply(scale_a=one, scale_b=one)
         return UnsummedRows(y_TN.unsqueeze(0), x.scale_T1, w_scale_N)
     return multiply(scale_a=x.scale_T1, scale_b=w_scale_N.unsqueeze(0), bias=bias_N)
+
+
+def _widened(x_TC: torch.Tensor, w_NC: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The product's sums as they are, not rounded to the type of its operands."""
+    if x_TC.device.type == "cuda":
+        return torch.mm(x_TC, w_NC.t(), out_dtype=dtype)
+    return functional.linear(x_TC.to(dtype), w_NC.to(dtype))
 
 
 def product(
