@@ -19,11 +19,16 @@ def _embed(ids_ptr, table_ptr, x_ptr, num_columns, BLOCK: tl.constexpr, OVERLAP:
     tl.store(x_ptr + row.to(tl.int64) * num_columns + columns, x, mask=mask)
 
 
-def embed(table_VD: torch.Tensor, token_ids_T: torch.Tensor, device: Device) -> torch.Tensor:
-    """Rows of the table: x_TD."""
+def embed(
+    table_VD: torch.Tensor,
+    token_ids_T: torch.Tensor,
+    device: Device,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Rows of the table: x_TD in `dtype` (the table's, if None)."""
     assert table_VD.is_contiguous()
     num_columns = table_VD.shape[1]
-    x_TD = table_VD.new_empty((len(token_ids_T), num_columns))
+    x_TD = table_VD.new_empty((len(token_ids_T), num_columns), dtype=dtype)
     _embed[(len(token_ids_T),)](
         token_ids_T,
         table_VD,

@@ -68,10 +68,11 @@ def rms_norm(
     eps: float,
     device: Device,
     consumer: PackedWeight | None = None,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor | ScaledRows:
-    """x / rms(x) * weight, in x's dtype; in fp8 rows if that is what `consumer`, the weight that
-    it is multiplied with, takes."""
-    return _launch(x_TD, None, weight_D, eps, x_TD.dtype, device, consumer)
+    """x / rms(x) * weight, in `dtype` (x's, if None); in fp8 rows if that is what `consumer`, the
+    weight that it is multiplied with, takes."""
+    return _launch(x_TD, None, weight_D, eps, dtype, device, consumer)
 
 
 def add_rms_norm(

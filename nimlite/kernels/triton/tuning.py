@@ -150,7 +150,7 @@ def _fastest(
     `sums` together with the addition that follows."""
     num_rows = len(x.values_TC) if isinstance(x, ScaledRows) else len(x)
     num_outputs, where = weights[0].num_rows, workspace.one.device
-    residual_TN = torch.zeros((num_rows, num_outputs), dtype=dtype, device=where)
+    residual_TN = torch.zeros((num_rows, num_outputs), dtype=torch.float32, device=where)
     norm_N = torch.ones(num_outputs, dtype=torch.float32, device=where)
 
     def run(weight: PackedWeight, config: LinearConfig | None) -> None:
