@@ -185,12 +185,12 @@ def graph_bytes(shape: ModelShape, profile: Profile) -> int:
 
 
 def _width(shape: ModelShape, tp: int) -> int:
-    """Elements a token of what lives at once: residual, norm, result, and the wider of MLP and
-    attention."""
+    """16-bit elements a token of what lives at once: residual (fp32), norm, result, and the wider
+    of MLP and attention."""
     experts = shape.experts_per_token
     mlp = 3 * shape.intermediate_size * experts
     attention = shape.qkv_size + 2 * shape.num_heads * shape.head_dim
-    return 3 * shape.hidden_size + math.ceil(max(mlp, attention) / tp)
+    return 4 * shape.hidden_size + math.ceil(max(mlp, attention) / tp)
 
 
 def _num_graphs(profile: Profile) -> int:
