@@ -25,7 +25,7 @@ class TritonKernels:
     """The operations in Triton, and products of many rows in cuBLAS.
 
     What every layer adds to, the residual, is fp32: rounding it to 16 bits after each layer moves
-    more greedy tokens than all other rounding of activations (docs/gpu-kernels.md).
+    more greedy tokens than the other rounding of activations (docs/performance.md).
 
     Where the next operation multiplies with an fp8 weight, norms and activations may be told so
     (`consumer`): they then return `ScaledRows`, which only `linear` takes. A product that is
