@@ -1,14 +1,15 @@
-"""SIGKILL at random moments of a download: the next start ends ready and right, and no file is left
-that is not accounted for. A moment is a step on the file system inside the cache, or of
+"""SIGKILL at every step of a download: the next start ends ready and right, and no file is left
+that is not accounted for. A step is one on the file system inside the cache, or of
 progress."""
 
-import random
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
+import pytest
 from fakes.file_server import serve
 
 from nimlite.observe.progress import Progress
@@ -43,18 +44,32 @@ print(next(numbers))
 """
 
 
-def test_downloads_that_are_killed(tmp_path: Path, progress: Progress) -> None:
-    with serve(CONTENT) as server:
+@pytest.mark.parametrize("was_damaged", [False, True])
+def test_a_download_that_is_killed_at_any_step(
+    tmp_path: Path, progress: Progress, was_damaged: bool
+) -> None:
+    with serve(CONTENT) as server, ThreadPoolExecutor(2) as threads:
         artifact = Artifact(uri=f"{server.url}/tiny.gguf", sha256=sha256(CONTENT).hexdigest())
+
+        def prepared(name: str) -> Path:
+            root = tmp_path / name
+            if was_damaged:
+                Store(root).fetch(artifact, progress)
+                (file,) = root.rglob("tiny.gguf")
+                file.write_bytes(CONTENT[:10])
+            return root
 
         def child(root: Path, last: int) -> "subprocess.CompletedProcess[str]":
             command = [sys.executable, "-c", CHILD, str(root), artifact.uri, str(last)]
             return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
-        num_steps = int(child(tmp_path / "whole", -1).stdout)
-        for last in random.Random(5).sample(range(num_steps), 8):
-            root = tmp_path / str(last)
+        def killed(last: int) -> Path:
+            root = prepared(str(last))
             assert child(root, last).returncode == -signal.SIGKILL
+            return root
+
+        num_steps = int(child(prepared("whole"), -1).stdout)
+        for root in threads.map(killed, range(num_steps)):
             assert Store(root).fetch(artifact, progress).read_bytes() == CONTENT
             (entry,) = entries(root)
             assert entry.finished and damage(entry) == {}
