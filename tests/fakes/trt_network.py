@@ -10,6 +10,20 @@ import numpy as np
 import tensorrt_rtx as trt
 import torch
 
+from nimlite.models.spec import ModelSpec
+
+TINY_SPEC = ModelSpec(
+    architecture="LlamaForCausalLM",
+    num_layers=3,
+    hidden_size=64,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=128,
+    vocab_size=320,
+    max_positions=128,
+    norm_eps=1e-5,
+)
 DTYPES = {
     trt.DataType.FLOAT: torch.float32,
     trt.DataType.HALF: torch.float16,

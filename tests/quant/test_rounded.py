@@ -1,20 +1,20 @@
 """Rounded weights in no device's layout."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from nimlite.quant.rounded import RoundedMatrix, can_be_stacked, stacked
 
 
-def _int4(
-    num_rows: int = 6, num_columns: int = 64, group: int = 16, **rest: object
-) -> RoundedMatrix:
+def _int4(num_rows: int = 6, num_columns: int = 64, group: int = 16, **rest: Any) -> RoundedMatrix:
     groups = num_columns // group
     return RoundedMatrix(
         kind="int4",
         values_NC=torch.randint(0, 16, (num_rows, num_columns), dtype=torch.uint8),
         scales_NG=torch.rand(num_rows, groups) + 0.1,
-        **rest,  # type: ignore[arg-type]
+        **rest,
     )
 
 

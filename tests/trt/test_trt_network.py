@@ -17,7 +17,7 @@ from nimlite.profiles.manifest import Precision
 from nimlite.quant import unpack
 from nimlite.quant.base import PackedWeight
 from nimlite.tensorrt.network import define
-from nimlite.tensorrt.segment import Segment, WeightFormat, segments
+from nimlite.tensorrt.segment import ActivationType, Segment, WeightFormat, segments
 
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 INPUT_SCALE = 0.02
@@ -94,12 +94,12 @@ def expected_logits(llama: Llama, weights: WeightFormat) -> torch.Tensor:
     return model(torch.tensor([TOKENS])).logits[0]
 
 
-def segment_logits(llama: Llama, dtype: str, weights: WeightFormat) -> torch.Tensor:
+def segment_logits(llama: Llama, dtype: ActivationType, weights: WeightFormat) -> torch.Tensor:
     """One sequence through all segments, with torch's attention between them."""
     spec = llama.spec
     parts = {
         part.kind: part
-        for part in segments(spec, dtype=dtype, weights=weights, max_tokens=64, max_logit_rows=64)  # type: ignore[arg-type]
+        for part in segments(spec, dtype=dtype, weights=weights, max_tokens=64, max_logit_rows=64)
     }
     cos, sin = cos_sin_table(spec.rope, spec.head_dim, spec.max_positions).chunk(2, dim=1)
     values = {

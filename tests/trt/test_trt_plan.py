@@ -11,7 +11,7 @@ from nimlite.errors import BuildError, TargetError
 from nimlite.models.spec import ModelSpec
 from nimlite.tensorrt.network import data_type, define
 from nimlite.tensorrt.plan import PlanRequest, build_plan, profiles
-from nimlite.tensorrt.segment import Segment, segments
+from nimlite.tensorrt.segment import ActivationType, Segment, WeightFormat, segments
 from nimlite.tensorrt.target import Capability, require_buildable, supported_capabilities
 
 SPEC = ModelSpec(
@@ -30,7 +30,7 @@ TARGET_BITS = {(8, 0): 0x02, (8, 9): 0x08, (12, 0): 0x10}
 """Each target's bit in byte 32 of a plan, which names the GPUs that it is for."""
 
 
-PRECISIONS = [
+PRECISIONS: list[tuple[ActivationType, WeightFormat]] = [
     ("bf16", "dense"),
     ("fp16", "dense"),
     ("bf16", "int8"),
@@ -39,8 +39,8 @@ PRECISIONS = [
 ]
 
 
-def parts(dtype: str = "bf16", weights: str = "dense") -> dict[str, Segment]:
-    made = segments(SPEC, dtype=dtype, weights=weights, max_tokens=256, max_logit_rows=48)  # type: ignore[arg-type]
+def parts(dtype: ActivationType = "bf16", weights: WeightFormat = "dense") -> dict[str, Segment]:
+    made = segments(SPEC, dtype=dtype, weights=weights, max_tokens=256, max_logit_rows=48)
     return {part.kind: part for part in made}
 
 

@@ -8,27 +8,16 @@ from typing import Any
 
 import pytest
 import tensorrt_rtx as trt
+from fakes.trt_network import TINY_SPEC
 
 from nimlite.errors import TargetError
-from nimlite.models.spec import ModelSpec, RopeSpec
+from nimlite.models.spec import RopeSpec
 from nimlite.tensorrt import plan_cache
 from nimlite.tensorrt.plan import PlanRequest, build_plan
 from nimlite.tensorrt.plan_cache import PlanCache, plan_key
 from nimlite.tensorrt.segment import Segment
 
-SPEC = ModelSpec(
-    architecture="LlamaForCausalLM",
-    num_layers=3,
-    hidden_size=64,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    intermediate_size=128,
-    vocab_size=320,
-    max_positions=128,
-    norm_eps=1e-5,
-)
-SEGMENT = Segment(kind="middle", spec=SPEC, dtype="bf16", max_tokens=64)
+SEGMENT = Segment(kind="middle", spec=TINY_SPEC, dtype="bf16", max_tokens=64)
 REQUEST = PlanRequest(segment=SEGMENT, targets=((8, 9),))
 
 
@@ -40,8 +29,8 @@ REQUEST = PlanRequest(segment=SEGMENT, targets=((8, 9),))
         replace(REQUEST, segment=replace(SEGMENT, dtype="fp16")),
         replace(REQUEST, segment=replace(SEGMENT, weights="int8")),
         replace(REQUEST, segment=replace(SEGMENT, max_tokens=65)),
-        replace(REQUEST, segment=replace(SEGMENT, spec=replace(SPEC, norm_eps=1e-6))),
-        replace(REQUEST, segment=replace(SEGMENT, spec=replace(SPEC, qkv_bias=True))),
+        replace(REQUEST, segment=replace(SEGMENT, spec=replace(TINY_SPEC, norm_eps=1e-6))),
+        replace(REQUEST, segment=replace(SEGMENT, spec=replace(TINY_SPEC, qkv_bias=True))),
     ],
 )
 def test_all_that_shapes_a_plan_is_in_its_key(changed: PlanRequest) -> None:
@@ -51,12 +40,14 @@ def test_all_that_shapes_a_plan_is_in_its_key(changed: PlanRequest) -> None:
 def test_another_version_or_module_has_other_plans() -> None:
     for name, version in (("tensorrt_rtx", "1.8"), ("tensorrt", trt.__version__)):
         module = ModuleType(name)
-        module.__version__ = version  # type: ignore[attr-defined]
+        vars(module)["__version__"] = version
         assert plan_key(module, REQUEST) != plan_key(trt, REQUEST)
 
 
 def test_what_shapes_no_plan_is_not_in_its_key() -> None:
-    spec = replace(SPEC, num_layers=32, rope=RopeSpec(theta=5e5, scaling={"rope_type": "llama3"}))
+    spec = replace(
+        TINY_SPEC, num_layers=32, rope=RopeSpec(theta=5e5, scaling={"rope_type": "llama3"})
+    )
     same = replace(REQUEST, segment=replace(SEGMENT, spec=spec))
     assert plan_key(trt, same) == plan_key(trt, REQUEST)
 

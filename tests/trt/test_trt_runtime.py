@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 import tensorrt_rtx as trt
 import torch
+from fakes.trt_network import TINY_SPEC
 
-from nimlite.models.spec import ModelSpec
 from nimlite.tensorrt.plan import PlanRequest, build_plan
 from nimlite.tensorrt.runtime import choose_runtime, refusal
 from nimlite.tensorrt.segment import Segment
@@ -63,19 +63,7 @@ def test_a_package_without_its_libraries_is_not_chosen(
 
 
 def test_a_real_plan_is_refused_where_there_is_no_gpu_for_it() -> None:
-    spec = ModelSpec(
-        architecture="LlamaForCausalLM",
-        num_layers=2,
-        hidden_size=64,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=16,
-        intermediate_size=128,
-        vocab_size=320,
-        max_positions=128,
-        norm_eps=1e-5,
-    )
-    segment = Segment(kind="middle", spec=spec, dtype="fp16", max_tokens=8)
+    segment = Segment(kind="middle", spec=TINY_SPEC, dtype="fp16", max_tokens=8)
     listed = supported_capabilities(trt)
     plan = build_plan(trt, PlanRequest(segment=segment, targets=listed))
     can_run = torch.cuda.is_available() and torch.cuda.get_device_capability() in listed
