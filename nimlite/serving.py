@@ -94,7 +94,12 @@ class _Service:
 
         self._plan, (host, facts) = startup.first_that_passes(self._plan, start)
         with self._progress.task("Load the tokenizer", None, ""):
-            return host, facts, Tokenizer.load(facts.directory)
+            tokenizer = Tokenizer.load(
+                facts.directory,
+                tool_parser=self._plan.settings.tool_call_parser,
+                reasoning_parser=self._plan.settings.reasoning_parser,
+            )
+            return host, facts, tokenizer
 
     def _announce(self) -> None:
         settings = self._plan.settings

@@ -182,7 +182,7 @@ def test_19_a_variable_that_does_nothing_is_never_silent() -> None:
     sentences = notices(
         {
             "NIM_FORCE_TRUST_REMOTE_CODE": "1",
-            "NIM_TOOL_CALL_PARSER": "hermes",
+            "NIM_TOOL_PARSER_PLUGIN": "/plugin.py",
             "NIM_RELAX_MEM_CONSTRAINTS": "1",
             "NIM_KVCACHE_PERCENTAGE": "0.5",
         }

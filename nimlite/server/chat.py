@@ -2,15 +2,20 @@
 
 from typing import Any
 
+from nimlite.engine.request import FinishReason
 from nimlite.server.answer import Answer, new_id
 from nimlite.server.choice import Piece, Prompt
+from nimlite.server.conversation import Conversation
 from nimlite.server.generation import Job
 from nimlite.server.logprobs import chat_logprobs
+from nimlite.server.output_parser import OutputParser
 from nimlite.server.prompts import build_job, check_context
 from nimlite.server.protocol import ChatCompletionRequest
 from nimlite.server.sampling import sampling_params
 from nimlite.server.state import ServedModel, ServerState
 from nimlite.server.token_bytes import TokenBytes
+from nimlite.server.tool_calls import CallDelta
+from nimlite.server.tools import Tool, offered_tools
 
 
 def answer_chat(state: ServerState, body: ChatCompletionRequest) -> Answer:
@@ -18,18 +23,7 @@ def answer_chat(state: ServerState, body: ChatCompletionRequest) -> Answer:
     answer_id = new_id("chatcmpl")
 
     async def prepare(model: ServedModel) -> Job:
-        token_ids = await model.tokenizer.encode_chat(
-            [message.for_template() for message in body.messages], max_tokens=model.max_model_len
-        )
-        limit = body.max_completion_tokens or body.max_tokens
-        check_context(len(token_ids), limit, model.max_model_len, param="messages")
-        params = sampling_params(
-            body,
-            max_tokens=limit or model.max_model_len - len(token_ids),
-            vocab_size=model.vocab_size,
-            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        )
-        return build_job(body, answer_id, (Prompt(token_ids=token_ids),), params)
+        return await chat_job(body, answer_id, model)
 
     return Answer(
         state,
@@ -37,8 +31,55 @@ def answer_chat(state: ServerState, body: ChatCompletionRequest) -> Answer:
         answer_id=answer_id,
         prepare=prepare,
         answer_format=lambda model: ChatFormat(
-            model.tokenizer.token_bytes, shows_logprobs=bool(body.logprobs)
+            model.tokenizer.token_bytes,
+            shows_logprobs=bool(body.logprobs),
+            shows_thoughts=body.include_reasoning is not False,
         ),
+    )
+
+
+async def chat_job(body: ChatCompletionRequest, answer_id: str, model: ServedModel) -> Job:
+    """The conversation as the engine's request, and how its answer is to be read."""
+    tools = offered_tools(body.tools, body.tool_choice)
+    prompt = await model.tokenizer.encode_chat(
+        _conversation(body, tools), max_tokens=model.max_model_len
+    )
+    num_tokens = len(prompt.token_ids)
+    limit = body.max_completion_tokens or body.max_tokens
+    check_context(num_tokens, limit, model.max_model_len, param="messages")
+    params = sampling_params(
+        body,
+        max_tokens=limit or model.max_model_len - num_tokens,
+        vocab_size=model.vocab_size,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+
+    def new_parser() -> OutputParser | None:
+        return model.tokenizer.dialect.output_parser(
+            prompt.text,
+            frozenset(tool.function.name for tool in tools),
+            max_calls=1 if body.parallel_tool_calls is False else None,
+        )
+
+    return build_job(
+        body,
+        answer_id,
+        (Prompt(token_ids=prompt.token_ids),),
+        params,
+        new_parser=new_parser,
+        shown_ids=model.tokenizer.mark_ids,
+    )
+
+
+def _conversation(body: ChatCompletionRequest, tools: tuple[Tool, ...]) -> Conversation:
+    template_kwargs: dict[str, Any] = {}
+    if body.reasoning_effort is not None:
+        template_kwargs["reasoning_effort"] = body.reasoning_effort
+        template_kwargs["enable_thinking"] = body.reasoning_effort != "none"
+    return Conversation(
+        messages=tuple(message.for_template() for message in body.messages),
+        tools=tuple(tool.for_template() for tool in tools),
+        template_kwargs=template_kwargs | (body.chat_template_kwargs or {}),
     )
 
 
@@ -48,9 +89,12 @@ class ChatFormat:
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def __init__(self, token_bytes: TokenBytes, *, shows_logprobs: bool) -> None:
+    def __init__(
+        self, token_bytes: TokenBytes, *, shows_logprobs: bool, shows_thoughts: bool
+    ) -> None:
         self._token_bytes = token_bytes
         self._shows_logprobs = shows_logprobs
+        self._shows_thoughts = shows_thoughts
 
     def opening(self, num_choices: int) -> list[dict[str, Any]]:
         delta = {"role": "assistant", "content": "", "refusal": None}
@@ -60,20 +104,52 @@ class ChatFormat:
         ]
 
     def delta(self, piece: Piece) -> dict[str, Any]:
+        delta: dict[str, Any] = {"content": piece.text} if piece.text else {}
+        if piece.thoughts and self._shows_thoughts:
+            delta["reasoning_content"] = piece.thoughts
+        if piece.calls:
+            delta["tool_calls"] = [_call_delta(call) for call in piece.calls]
         return {
             "index": piece.choice,
-            "delta": {"content": piece.text} if piece.text else {},
+            "delta": delta,
             "logprobs": self._logprobs(piece) if piece.positions else None,
-            "finish_reason": piece.finish_reason,
+            "finish_reason": _finish_reason(piece),
         }
 
     def choice(self, piece: Piece) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": piece.text, "refusal": None}
+        if piece.thoughts and self._shows_thoughts:
+            message["reasoning_content"] = piece.thoughts
+        if piece.calls:
+            message["content"] = piece.text or None
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in piece.calls
+            ]
         return {
             "index": piece.choice,
-            "message": {"role": "assistant", "content": piece.text, "refusal": None},
+            "message": message,
             "logprobs": self._logprobs(piece),
-            "finish_reason": piece.finish_reason,
+            "finish_reason": _finish_reason(piece),
         }
 
     def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
         return chat_logprobs(piece.positions, self._token_bytes) if self._shows_logprobs else None
+
+
+def _call_delta(call: CallDelta) -> dict[str, Any]:
+    function = {"arguments": call.arguments}
+    if not call.id:
+        return {"index": call.number, "function": function}
+    begun = {"index": call.number, "id": call.id, "type": "function"}
+    return begun | {"function": {"name": call.name, **function}}
+
+
+def _finish_reason(piece: Piece) -> str | None:
+    if piece.num_calls and piece.finish_reason is FinishReason.STOP:
+        return "tool_calls"
+    return piece.finish_reason

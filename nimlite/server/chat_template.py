@@ -4,17 +4,20 @@ Written here because importing transformers for it would take most of a start.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from nimlite.errors import ModelError
+from nimlite.server.conversation import Conversation
+from nimlite.server.tool_prompt import with_described_tools
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 
@@ -22,50 +25,65 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cl
 class ChatTemplate:
     """A template and the special tokens that it may name."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        """Raises ModelError for a template that is no Jinja."""
-        try:
-            self._template = _environment().from_string(source)
-        except TemplateSyntaxError as error:
-            raise ModelError(
-                f"The model's chat template can't be read: line {error.lineno}: {error.message}."
-            ) from error
+    def __init__(
+        self, source: str, special_tokens: Mapping[str, str], *, tool_source: str | None = None
+    ) -> None:
+        """`tool_source`: the template for conversations with tools, where there are two.
+
+        Raises ModelError for a template that is no Jinja.
+        """
+        self.sources = (source, tool_source or source)
+        self._template, self._tool_template = map(_compile, self.sources)
         self._special_tokens = dict(special_tokens)
+        self._knows_tools = re.search(r"\btools\b", self.sources[1]) is not None
 
     @classmethod
     def load(cls, directory: Path) -> "ChatTemplate | None":
         """From a tokenizer's files; None where they hold none. Raises ModelError."""
         config = _json(directory / "tokenizer_config.json")
-        source = _source(directory, config)
-        if source is None:
+        sources = _sources(directory, config)
+        if "default" not in sources:
             return None
         named = {**_json(directory / "special_tokens_map.json"), **config}
         texts = {name: _text(named[name]) for name in _SPECIAL if named.get(name)}
-        return cls(source, texts)
+        return cls(sources["default"], texts, tool_source=sources.get("tool_use"))
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render(self, conversation: Conversation) -> str:
         """The conversation, open for the assistant's turn. Raises TemplateError, TypeError and
-        whatever else the template does wrong with these messages."""
-        return self._template.render(
+        whatever else the template does wrong with it."""
+        if conversation.has_tools and not self._knows_tools:
+            conversation = with_described_tools(conversation)
+        template = self._tool_template if conversation.tools else self._template
+        given = {
+            "add_generation_prompt": True,
+            **conversation.template_kwargs,
             **self._special_tokens,
-            messages=[dict(message) for message in messages],
-            tools=None,
-            documents=None,
-            add_generation_prompt=True,
-        )
+            "messages": [dict(message) for message in conversation.messages],
+            "tools": [dict(tool) for tool in conversation.tools] or None,
+            "documents": None,
+        }
+        return template.render(given)
 
 
-def _source(directory: Path, config: Mapping[str, Any]) -> str | None:
-    """A file of its own before the configuration, as transformers looks; of several templates that
-    are named, the default."""
+def _compile(source: str) -> Template:
+    try:
+        return _environment().from_string(source)
+    except TemplateSyntaxError as error:
+        raise ModelError(
+            f"The model's chat template can't be read: line {error.lineno}: {error.message}."
+        ) from error
+
+
+def _sources(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """By name. A file of its own comes before the configuration, as transformers looks."""
     file = directory / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return {"default": file.read_text(encoding="utf-8")}
     found = _json(directory / "chat_template.json").get("chat_template")
     found = found or config.get("chat_template")
     if isinstance(found, list):
-        found = {entry["name"]: entry["template"] for entry in found}.get("default")
-    return found
+        return {entry["name"]: entry["template"] for entry in found}
+    return {"default": found} if found else {}
 
 
 def _text(token: str | Mapping[str, Any]) -> str:

@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from nimlite.engine.request import Delta, FinishReason, Logprob
 from nimlite.server.detokenizer import Detokenizer, TextOptions
+from nimlite.server.output_parser import OutputParser
 from nimlite.server.token_bytes import TokenBytes
+from nimlite.server.tool_calls import CallDelta, join_calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,18 @@ class Piece(NamedTuple):
     text: str = ""
     positions: tuple[Position, ...] = ()
     finish_reason: FinishReason | None = None
+    thoughts: str = ""
+    """What the model thought before it answered; no part of `text`."""
+    calls: tuple[CallDelta, ...] = ()
+    """Calls of tools; no part of `text` either."""
+    num_calls: int = 0
+    """Of the choice, up to here."""
+
+    @property
+    def is_empty(self) -> bool:
+        return self.finish_reason is None and not (
+            self.text or self.positions or self.thoughts or self.calls
+        )
 
     @classmethod
     def join(cls, pieces: Iterable["Piece"]) -> "Piece":
@@ -53,6 +67,9 @@ class Piece(NamedTuple):
             text="".join(piece.text for piece in joined),
             positions=tuple(position for piece in joined for position in piece.positions),
             finish_reason=joined[-1].finish_reason,
+            thoughts="".join(piece.thoughts for piece in joined),
+            calls=join_calls(call for piece in joined for call in piece.calls),
+            num_calls=joined[-1].num_calls,
         )
 
     @classmethod
@@ -74,6 +91,7 @@ class Choice:
         prompt: Prompt,
         token_bytes: TokenBytes,
         options: TextOptions,
+        parser: OutputParser | None = None,
         echo: bool = False,
         discards_output: bool = False,
     ) -> None:
@@ -82,9 +100,11 @@ class Choice:
         self.prompt = prompt
         self.num_tokens = 0
         self.num_cached_tokens = 0
+        self.num_thought_tokens = 0
         self.finish_reason: FinishReason | None = None
         self._token_bytes = token_bytes
         self._options = options
+        self._parser = parser
         self._echo = echo
         self._discards_output = discards_output
         self._detokenizer = Detokenizer(token_bytes, options)
@@ -116,7 +136,25 @@ class Choice:
         if self._detokenizer.stopped:
             self.finish_reason = FinishReason.STOP
         positions = tuple(self._release_positions()) if self._waiting_positions else ()
+        if self._parser is not None:
+            return self._parse(self._parser, text, positions, len(delta.token_ids))
         return Piece(self.index, text, positions, self.finish_reason)
+
+    def _parse(
+        self,
+        parser: OutputParser,
+        text: str,
+        positions: tuple[Position, ...],
+        num_tokens: int,
+    ) -> Piece:
+        was_thinking = parser.is_thinking
+        is_last = self.finish_reason is not None
+        thoughts, content, calls = parser.feed(text, is_last=is_last)
+        if was_thinking or parser.is_thinking:
+            self.num_thought_tokens += num_tokens
+        return Piece(
+            self.index, content, positions, self.finish_reason, thoughts, calls, parser.num_calls
+        )
 
     def _read_tokens(self, delta: Delta) -> str:
         text = ""

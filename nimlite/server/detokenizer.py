@@ -15,6 +15,8 @@ class TextOptions:
     include_stop: bool = False
     """Keep the stop string (or stop token) at the end of the text."""
     skip_special_tokens: bool = True
+    shown_ids: frozenset[int] = frozenset()
+    """Special tokens that are never left out."""
     min_tokens: int = 0
     """No stop string is looked for in the text of the first ones."""
 
@@ -25,7 +27,8 @@ class Detokenizer:
     def __init__(self, token_bytes: TokenBytes, options: TextOptions) -> None:
         self._token_bytes = token_bytes
         self._options = options
-        self._skipped = token_bytes.special_ids if options.skip_special_tokens else frozenset()
+        skipped = token_bytes.special_ids if options.skip_special_tokens else frozenset()
+        self._skipped = skipped - options.shown_ids
         self._incomplete = b""
         """The beginning of a character."""
         self._matcher = StopMatcher(options.stop) if options.stop else None

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +12,7 @@ from nimlite.errors import EngineDeadError, NimliteError
 from nimlite.observe.metrics import SequenceTimes, ServerMetrics
 from nimlite.server.choice import Choice, Piece, Prompt
 from nimlite.server.detokenizer import TextOptions
+from nimlite.server.output_parser import OutputParser
 from nimlite.server.state import ServedModel
 
 
@@ -25,6 +26,8 @@ class Job:
     """Samples a prompt."""
     params: SamplingParams
     text: TextOptions
+    new_parser: Callable[[], OutputParser | None] = lambda: None
+    """One for each choice: what takes its text apart."""
     echo: bool = False
     priority: int = 0
     cache_salt: str = ""
@@ -51,11 +54,13 @@ class Generation:
         num_prompt = sum(len(choice.prompt.token_ids) for choice in of_prompts)
         num_completion = sum(choice.num_tokens for choice in choices)
         num_cached = sum(choice.num_cached_tokens for choice in of_prompts)
+        num_thought = sum(choice.num_thought_tokens for choice in choices)
         return {
             "prompt_tokens": num_prompt,
             "completion_tokens": num_completion,
             "total_tokens": num_prompt + num_completion,
             "prompt_tokens_details": {"cached_tokens": num_cached},
+            "completion_tokens_details": {"reasoning_tokens": num_thought},
         }
 
     async def pieces(self) -> AsyncGenerator[list[Piece], None]:
@@ -89,6 +94,7 @@ class Generation:
             prompt=prompt,
             token_bytes=model.tokenizer.token_bytes,
             options=job.text,
+            parser=job.new_parser(),
             echo=job.echo,
             discards_output=job.params.max_tokens == 0,
         )
@@ -125,7 +131,7 @@ class Generation:
             piece = self._feed(delta)
             if piece.finish_reason is not None:
                 unfinished.discard(delta.request_id)
-            if piece.text or piece.positions or piece.finish_reason:
+            if not piece.is_empty:
                 found.append(piece)
         return (found if len(found) < 2 else Piece.join_by_choice(found)), error
 

@@ -1,10 +1,13 @@
 """What both endpoints do with their prompts before the engine sees them."""
 
+from collections.abc import Callable
+
 from nimlite.engine.request import SamplingParams
 from nimlite.errors import ContextLengthError, RequestError
 from nimlite.server.choice import Prompt
 from nimlite.server.detokenizer import TextOptions
 from nimlite.server.generation import Job
+from nimlite.server.output_parser import OutputParser
 from nimlite.server.protocol import MAX_PROMPTS, GenerationBody
 
 
@@ -15,6 +18,8 @@ def build_job(
     params: SamplingParams,
     *,
     echo: bool = False,
+    new_parser: Callable[[], OutputParser | None] = lambda: None,
+    shown_ids: frozenset[int] = frozenset(),
 ) -> Job:
     """Raises RequestError where prompts and `n` make too many sequences."""
     n = body.n or 1
@@ -33,8 +38,10 @@ def build_job(
             stop=body.stop_strings,
             include_stop=bool(body.include_stop_str_in_output),
             skip_special_tokens=body.skip_special_tokens is not False,
+            shown_ids=shown_ids,
             min_tokens=params.min_tokens,
         ),
+        new_parser=new_parser,
         echo=echo,
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",

@@ -1,23 +1,14 @@
-"""The bodies of the two generating endpoints: OpenAI's fields and the extensions of vLLM.
+"""The bodies of the two generating endpoints: OpenAI's fields and the extensions of vLLM."""
 
-Everything is checked strictly: no field is converted, ignored without a word, or unknown.
-"""
-
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from nimlite.engine.request import MAX_LOGPROBS
 from nimlite.errors import RequestError
+from nimlite.server.messages import ChatMessage
+from nimlite.server.strict import NULL_SCHEMA, Strict, Unsupported, UnsupportedList, refuse_unless
+from nimlite.server.tools import MAX_TOOLS, Tool, ToolChoice, offered_tools
 
 MAX_N = 128
 MAX_PROMPTS = 2048
@@ -29,32 +20,8 @@ MAX_LOGIT_BIASES = 1024
 _INT64 = 2**63
 
 
-def _refuse_unless(*neutral: object) -> AfterValidator:
-    """For a parameter without support here: only null and values that ask for nothing pass."""
-
-    def check(value: object, info: ValidationInfo) -> object:
-        if value is None or value in neutral:
-            return value
-        raise RequestError(
-            f"The parameter '{info.field_name}' is not supported by this server; leave it out.",
-            param=info.field_name,
-            code="unsupported_parameter",
-        )
-
-    return AfterValidator(check)
-
-
-_NULL_SCHEMA = WithJsonSchema({"type": "null", "description": "Not supported by this server."})
-Unsupported = Annotated[Any, _refuse_unless(), _NULL_SCHEMA]
-UnsupportedList = Annotated[Any, _refuse_unless([]), _NULL_SCHEMA]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
-
-
-class Strict(BaseModel):
-    """Base of all bodies."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 class StreamOptions(Strict):
@@ -64,7 +31,7 @@ class StreamOptions(Strict):
     """One more chunk, before the end, with the usage of the whole request."""
     continuous_usage_stats: bool | None = None
     """The usage so far in every chunk."""
-    include_obfuscation: Annotated[Any, _refuse_unless(False), _NULL_SCHEMA] = None
+    include_obfuscation: Annotated[Any, refuse_unless(False), NULL_SCHEMA] = None
 
 
 class GenerationBody(Strict):
@@ -109,7 +76,7 @@ class GenerationBody(Strict):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    store: Annotated[Any, _refuse_unless(False), _NULL_SCHEMA] = None
+    store: Annotated[Any, refuse_unless(False), NULL_SCHEMA] = None
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> "GenerationBody":
@@ -124,37 +91,6 @@ class GenerationBody(Strict):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class TextPart(Strict):
-    """One part of a message's content."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(Strict):
-    """One turn of the conversation. What our own answers carry may be sent back as it came."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)]
-    name: str | None = None
-    tool_call_id: str | None = None
-    refusal: str | None = None
-    tool_calls: UnsupportedList = None
-    function_call: Unsupported = None
-    audio: Unsupported = None
-    annotations: UnsupportedList = None
-
-    def for_template(self) -> Mapping[str, str]:
-        """The message as chat templates know it: one string, and no `developer` role."""
-        parts = [self.content] if isinstance(self.content, str) else [p.text for p in self.content]
-        message = {
-            "role": "system" if self.role == "developer" else self.role,
-            "content": "\n".join(parts),
-        }
-        optional = {"name": self.name, "tool_call_id": self.tool_call_id}
-        return message | {key: value for key, value in optional.items() if value is not None}
-
-
 class ChatCompletionRequest(GenerationBody):
     """POST /v1/chat/completions."""
 
@@ -163,22 +99,32 @@ class ChatCompletionRequest(GenerationBody):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tool_choice: ToolChoice | None = None
+    """Whether tools may, must or must not be called. Unset: they may."""
+    parallel_tool_calls: bool | None = None
+    """False: at most one call an answer."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables for the model's chat template, as `enable_thinking`."""
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    """Handed to the chat template; "none" switches thoughts off where the model lets it."""
+    include_reasoning: bool | None = None
+    """False: what the model thought is left out of the answer."""
 
-    response_format: Annotated[Any, _refuse_unless({"type": "text"}), _NULL_SCHEMA] = None
-    modalities: Annotated[Any, _refuse_unless(["text"]), _NULL_SCHEMA] = None
-    tools: UnsupportedList = None
-    tool_choice: Annotated[Any, _refuse_unless("none"), _NULL_SCHEMA] = None
-    parallel_tool_calls: Annotated[Any, _refuse_unless(False), _NULL_SCHEMA] = None
+    response_format: Annotated[Any, refuse_unless({"type": "text"}), NULL_SCHEMA] = None
+    modalities: Annotated[Any, refuse_unless(["text"]), NULL_SCHEMA] = None
     functions: UnsupportedList = None
-    function_call: Annotated[Any, _refuse_unless("none"), _NULL_SCHEMA] = None
+    function_call: Annotated[Any, refuse_unless("none"), NULL_SCHEMA] = None
     audio: Unsupported = None
     prediction: Unsupported = None
-    reasoning_effort: Unsupported = None
-    verbosity: Unsupported = None
+    verbosity: Annotated[Any, refuse_unless("medium"), NULL_SCHEMA] = None
     web_search_options: Unsupported = None
 
     @model_validator(mode="after")
     def _check_together(self) -> "ChatCompletionRequest":
+        for index, message in enumerate(self.messages):
+            message.check(f"messages[{index}]")
+        offered_tools(self.tools, self.tool_choice)
         if self.top_logprobs is not None and not self.logprobs:
             raise RequestError(
                 "'top_logprobs' is allowed only with 'logprobs': true.", param="top_logprobs"
@@ -203,7 +149,7 @@ class CompletionRequest(GenerationBody):
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: int | None = None
-    suffix: Annotated[Any, _refuse_unless(""), _NULL_SCHEMA] = None
+    suffix: Annotated[Any, refuse_unless(""), NULL_SCHEMA] = None
 
     @model_validator(mode="after")
     def _check_together(self) -> "CompletionRequest":

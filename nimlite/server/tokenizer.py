@@ -1,7 +1,7 @@
 """Text to token ids, off the event loop where it takes long."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -10,6 +10,8 @@ from jinja2 import TemplateError
 
 from nimlite.errors import ContextLengthError, ModelError, RequestError
 from nimlite.server.chat_template import ChatTemplate
+from nimlite.server.conversation import Conversation, RenderedPrompt
+from nimlite.server.dialect import Dialect
 from nimlite.server.token_bytes import TokenBytes
 
 P = ParamSpec("P")
@@ -22,8 +24,21 @@ _INLINE_CHARS = 4096
 class Tokenizer:
     """A model's tokenizer and chat template. Thread-safe: the backend's state is never changed."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, template: ChatTemplate | None) -> None:
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        template: ChatTemplate | None,
+        *,
+        tool_parser: str | None = None,
+        reasoning_parser: str | None = None,
+    ) -> None:
+        """The names of parsers override what the template says of the model's dialect."""
         self._template = template
+        self.dialect = Dialect.of(
+            "\n".join(template.sources) if template else "",
+            tool_parser=tool_parser,
+            reasoning_parser=reasoning_parser,
+        )
         self._backend = backend
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -31,8 +46,21 @@ class Tokenizer:
         # No token stands for more characters than its own name has.
         self._longest_token = max(map(len, self._backend.get_vocab()))
 
+        self.mark_ids = frozenset(
+            token_id
+            for mark in self.dialect.marks
+            if (token_id := self._backend.token_to_id(mark)) is not None
+        )
+        """Tokens that an output parser must see, special or not."""
+
     @classmethod
-    def load(cls, directory: Path) -> "Tokenizer":
+    def load(
+        cls,
+        directory: Path,
+        *,
+        tool_parser: str | None = None,
+        reasoning_parser: str | None = None,
+    ) -> "Tokenizer":
         """From the files in an engine or checkpoint directory. Raises ModelError."""
         file = directory / "tokenizer.json"
         if not file.is_file():
@@ -41,7 +69,8 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises nothing narrower
             raise ModelError(f"{directory} holds no tokenizer that can be read: {error}") from error
-        return cls(backend, ChatTemplate.load(directory))
+        template = ChatTemplate.load(directory)
+        return cls(backend, template, tool_parser=tool_parser, reasoning_parser=reasoning_parser)
 
     async def encode(self, texts: Sequence[str], *, max_tokens: int) -> list[tuple[int, ...]]:
         """Each text as token ids, with the special tokens that the model puts around a text.
@@ -52,15 +81,12 @@ class Tokenizer:
             self._check_length(text, max_tokens, param="prompt")
         return await _run(sum(map(len, texts)), self._encode, texts)
 
-    async def encode_chat(
-        self, messages: Sequence[Mapping[str, str]], *, max_tokens: int
-    ) -> tuple[int, ...]:
+    async def encode_chat(self, conversation: Conversation, *, max_tokens: int) -> RenderedPrompt:
         """The conversation through the model's chat template, open for the assistant's turn.
 
         Raises RequestError where the template refuses it.
         """
-        num_chars = sum(len(message["content"]) for message in messages)
-        return await _run(num_chars, self._encode_chat, messages, max_tokens)
+        return await _run(conversation.num_chars, self._encode_chat, conversation, max_tokens)
 
     def _encode(
         self, texts: Sequence[str], *, add_special_tokens: bool = True
@@ -70,21 +96,20 @@ class Tokenizer:
         )
         return [tuple(encoding.ids) for encoding in encodings]
 
-    def _encode_chat(
-        self, messages: Sequence[Mapping[str, str]], max_tokens: int
-    ) -> tuple[int, ...]:
-        text = self._render(messages)
+    def _encode_chat(self, conversation: Conversation, max_tokens: int) -> RenderedPrompt:
+        text = self._render(conversation)
         self._check_length(text, max_tokens, param="messages")
         # The template has written the special tokens itself: no second BOS.
-        return self._encode([text], add_special_tokens=False)[0]
+        [token_ids] = self._encode([text], add_special_tokens=False)
+        return RenderedPrompt(text=text, token_ids=token_ids)
 
-    def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def _render(self, conversation: Conversation) -> str:
         if self._template is None:
             raise RequestError(
                 "This model has no chat template; use /v1/completions.", param="messages"
             )
         try:
-            return self._template.render(messages)
+            return self._template.render(conversation)
         except (TemplateError, TypeError) as error:
             raise RequestError(
                 f"The model's chat template refuses these messages: {error}", param="messages"

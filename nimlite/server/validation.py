@@ -29,6 +29,7 @@ _EXPECTED = {
     "list_type": "an array",
     "literal_error": "{expected}",
     "model_type": "an object",
+    "string_pattern_mismatch": "a string like {pattern}",
     "string_too_long": "a string of at most {max_length} characters",
     "string_too_short": "a string of at least {min_length} character(s)",
     "string_type": "a string",

@@ -17,9 +17,11 @@ from nimlite.settings.values import (
     Names,
     Port,
     PrecisionName,
+    ReasoningParserName,
     Share,
     Tags,
     Tokens,
+    ToolCallParserName,
     default_cache_path,
 )
 
@@ -91,6 +93,12 @@ class Settings:
     """Address to listen on."""
     server_port: Annotated[Port, Group.SERVER] = 8000
     """TCP port to listen on."""
+    tool_call_parser: Annotated[ToolCallParserName | None, Group.SERVER] = None
+    """How the model writes calls of tools: hermes, llama3_json, pythonic, mistral, granite,
+    granite-20b-fc, phi4_mini_json or jamba. Unset: as its chat template says."""
+    reasoning_parser: Annotated[ReasoningParserName | None, Group.SERVER] = None
+    """How the model marks its thoughts: think (`<think>`), brackets (`[THINK]`) or none. Unset:
+    as its chat template says."""
     cache_path: Annotated[FilePath, Group.GENERAL] = field(default_factory=default_cache_path)
     """Directory of downloads and built engines."""
     cache_max_bytes: Annotated[Bytes | None, Group.GENERAL] = None

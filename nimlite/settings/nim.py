@@ -131,8 +131,12 @@ _TABLE: dict[str, Meaning] = {
     "NIM_GUIDED_DECODING_BACKEND NIM_CUSTOM_GUIDED_DECODING_BACKENDS": NotYet(
         "answers can't be constrained", ("none", "auto")
     ),
-    "NIM_ENABLE_AUTO_TOOL_CHOICE NIM_TOOL_CALL_PARSER NIM_TOOL_PARSER_PLUGIN": NotYet(
-        "tool calls are not read out of the answers"
+    "NIM_ENABLE_AUTO_TOOL_CHOICE": NoEffect(
+        "a request that brings tools gets the calls read out of its answer",
+        ("1", "true", "yes", "on"),
+    ),
+    "NIM_TOOL_PARSER_PLUGIN": NoEffect(
+        "no foreign code is run: name one of the parsers by NIM_TOOL_CALL_PARSER", _OFF
     ),
     "NIM_ENABLE_PROMPT_LOGPROBS": NotYet("log-probabilities are given of answers only"),
     "NIM_REWARD_MODEL NIM_REWARD_MODEL_STRING NIM_REWARD_LOGITS_RANGE": NotYet(

@@ -33,6 +33,27 @@ class LogLevel(enum.StrEnum):
     CRITICAL = "CRITICAL"
 
 
+class ToolCallParser(enum.StrEnum):
+    """What NIM_TOOL_CALL_PARSER takes."""
+
+    HERMES = "hermes"
+    LLAMA3_JSON = "llama3_json"
+    PYTHONIC = "pythonic"
+    MISTRAL = "mistral"
+    GRANITE = "granite"
+    GRANITE_20B = "granite-20b-fc"
+    PHI4_MINI = "phi4_mini_json"
+    JAMBA = "jamba"
+
+
+class ReasoningParser(enum.StrEnum):
+    """What NIM_REASONING_PARSER takes."""
+
+    THINK = "think"
+    BRACKETS = "brackets"
+    NONE = "none"
+
+
 def default_cache_path() -> Path:
     """~/.cache/nimlite, or a temporary folder of this user's where there is no home that can be
     written."""
@@ -136,3 +157,5 @@ FilePath = Annotated[Path, BeforeValidator(_path)]
 PrecisionName = Annotated[str | None, BeforeValidator(_precision)]
 GoalName = Annotated[Goal, BeforeValidator(_lower)]
 Level = Annotated[LogLevel, BeforeValidator(_upper)]
+ToolCallParserName = Annotated[ToolCallParser, BeforeValidator(_lower)]
+ReasoningParserName = Annotated[ReasoningParser, BeforeValidator(_lower)]

@@ -52,7 +52,7 @@ def error_of(response: httpx.Response, status: int = 400) -> dict[str, Any]:
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "at most 20"),
         ({"stream_options": {}}, "stream_options", "only with 'stream': true"),
         ({"temprature": 1}, "temprature", "Did you mean 'temperature'?"),
-        ({"tools": [{"type": "function"}]}, "tools", "'tools' is not supported by this server"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "Missing required parameter"),
         ({"response_format": {"type": "json_object"}}, "response_format", "is not supported"),
         ({"audio": {"voice": "x"}}, "audio", "is not supported"),
         ({"store": True}, "store", "is not supported"),

@@ -10,11 +10,12 @@ from transformers import AutoTokenizer
 
 from nimlite.errors import ModelError
 from nimlite.server.chat_template import ChatTemplate
+from nimlite.server.conversation import Conversation
 
-MESSAGES = [
+MESSAGES = (
     {"role": "system", "content": "Be <brief> & kind."},
     {"role": "user", "content": "  What is 2+2? Grüße\n"},
-]
+)
 TEMPLATES = {
     "plain": CHAT_TEMPLATE,
     "llama3": """{{- bos_token }}
@@ -45,9 +46,9 @@ def assert_as_transformers(directory: Path) -> None:
     template = ChatTemplate.load(directory)
     assert template is not None
     expected = AutoTokenizer.from_pretrained(directory).apply_chat_template(
-        MESSAGES, tokenize=False, add_generation_prompt=True
+        list(MESSAGES), tokenize=False, add_generation_prompt=True
     )
-    assert template.render(MESSAGES) == expected
+    assert template.render(Conversation(messages=MESSAGES)) == expected
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -65,18 +66,22 @@ def test_older_places_of_the_template(tmp_path: Path) -> None:
     for chat_template in (CHAT_TEMPLATE, named):
         file.write_text(json.dumps(config | {"chat_template": chat_template}))
         template = ChatTemplate.load(directory)
-        assert template is not None and template.render(MESSAGES).startswith(f"{BOS}system: Be <br")
+        assert template is not None and template.render(Conversation(messages=MESSAGES)).startswith(
+            f"{BOS}system: Be <br"
+        )
     file.write_text(json.dumps(config))
     (directory / "chat_template.json").write_text(json.dumps({"chat_template": "{{ eos_token }}"}))
     template = ChatTemplate.load(directory)
-    assert template is not None and template.render(MESSAGES) == EOS
+    assert template is not None and template.render(Conversation(messages=MESSAGES)) == EOS
 
 
 def test_a_template_that_refuses_or_reaches_out() -> None:
     with pytest.raises(TemplateError, match="Tools are unknown"):
-        ChatTemplate(CHAT_TEMPLATE, {}).render([{"role": "tool", "content": ""}])
+        ChatTemplate(CHAT_TEMPLATE, {}).render(
+            Conversation(messages=({"role": "tool", "content": ""},))
+        )
     with pytest.raises(TemplateError, match="unsafe"):
-        ChatTemplate("{{ messages.__class__.__mro__ }}", {}).render(MESSAGES)
+        ChatTemplate("{{ messages.__class__.__mro__ }}", {}).render(Conversation(messages=MESSAGES))
 
 
 def test_files_that_can_not_be_read(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "served_model_name": st.lists(st.sampled_from(["a", "b/c"]), min_size=1),
     "server_host": st.sampled_from(["::", "127.0.0.1"]),
     "server_port": st.integers(1, 65535),
+    "tool_call_parser": st.sampled_from(["hermes", "granite-20b-fc"]),
+    "reasoning_parser": st.sampled_from(["think", "none"]),
     "cache_path": st.sampled_from(["/cache", "/a b"]),
     "cache_max_bytes": st.integers(1, 10**12),
     "offline": st.booleans(),

@@ -1,0 +1,51 @@
+"""How a model writes what is no plain text: its calls of tools and its thoughts."""
+
+from dataclasses import dataclass
+
+from nimlite.server.output_parser import OutputParser
+from nimlite.server.reasoning import REASONING_FORMATS, ReasoningFormat, ReasoningParser
+from nimlite.server.reasoning import detect as detect_reasoning
+from nimlite.server.tool_parsers.formats import TOOL_FORMATS, ToolFormat
+from nimlite.server.tool_parsers.formats import detect as detect_tools
+from nimlite.server.tool_parsers.parser import ToolParser
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """Said by the chat template, or by the operator."""
+
+    tools: ToolFormat
+    reasoning: ReasoningFormat | None
+
+    @classmethod
+    def of(
+        cls, template: str, *, tool_parser: str | None = None, reasoning_parser: str | None = None
+    ) -> "Dialect":
+        """Of a model with this chat template; the names override what it says."""
+        return cls(
+            tools=TOOL_FORMATS[tool_parser] if tool_parser else detect_tools(template),
+            reasoning=REASONING_FORMATS[reasoning_parser]
+            if reasoning_parser
+            else detect_reasoning(template),
+        )
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What an output parser must see, although some tokenizers count it as special."""
+        of_reasoning = (self.reasoning.begin, self.reasoning.end) if self.reasoning else ()
+        return (*self.tools.openers, *self.tools.closers, *of_reasoning)
+
+    def output_parser(
+        self, prompt: str, tool_names: frozenset[str], *, max_calls: int | None = None
+    ) -> OutputParser | None:
+        """For an answer to `prompt`, the rendered text. None: all of it is content."""
+        thoughts = tools = None
+        if self.reasoning is not None:
+            thoughts = ReasoningParser(self.reasoning, is_open=self.reasoning.is_open(prompt))
+        if tool_names:
+            tools = ToolParser(self.tools, tool_names)
+        if thoughts is None and tools is None:
+            return None
+        return OutputParser(
+            thoughts, tools, max_calls=max_calls, has_short_ids=self.tools.has_short_ids
+        )

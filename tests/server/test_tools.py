@@ -1,0 +1,198 @@
+"""Calls of tools and thoughts, as the real client sees them."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from fakes.live_server import live_server
+from fakes.tiny_model import make_config
+from fakes.tool_model import ToolModel
+
+from nimlite.server.state import ServerState
+
+ASK = [{"role": "user", "content": "how warm is it in Köln?"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather now.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+TIME = {"type": "function", "function": {"name": "get_time"}}
+TWO_CALLS = (
+    'Let me look.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln"}}\n'
+    '</tool_call>\n<tool_call>\n{"name": "get_time"}\n</tool_call>'
+)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ToolModel, openai.OpenAI]]:
+    model = ToolModel(tmp_path_factory.mktemp("tools"))
+    state = ServerState(make_config())
+    state.set_ready(model.served)
+    with (
+        live_server(state) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield model, client
+
+
+@pytest.fixture
+def model(served: tuple[ToolModel, openai.OpenAI]) -> ToolModel:
+    served[0].engine.reset()
+    return served[0]
+
+
+@pytest.fixture
+def client(served: tuple[ToolModel, openai.OpenAI]) -> openai.OpenAI:
+    return served[1]
+
+
+def create(client: openai.OpenAI, **fields: Any) -> Any:
+    asked = {"model": "tiny", "messages": ASK, "tools": [WEATHER, TIME]}
+    return client.chat.completions.create(**(asked | fields))
+
+
+def test_calls_of_a_whole_answer(client: openai.OpenAI, model: ToolModel) -> None:
+    model.says = TWO_CALLS
+    [choice] = create(client).choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content == "Let me look.\n"
+    first, second = choice.message.tool_calls
+    assert (first.type, first.function.name) == ("function", "get_weather")
+    assert json.loads(first.function.arguments) == {"city": "Köln"}
+    assert (second.function.name, second.function.arguments) == ("get_time", "{}")
+    assert first.id.startswith("call_") and first.id != second.id
+    assert '"name": "get_weather"' in model.prompt
+
+
+def test_calls_of_a_stream(client: openai.OpenAI, model: ToolModel) -> None:
+    model.says = TWO_CALLS
+    chunks = list(create(client, stream=True))
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    deltas = [c for chunk in chunks for c in chunk.choices[0].delta.tool_calls or []]
+    assert len([delta for delta in deltas if delta.index == 0]) > 5, "arguments come in pieces"
+    assert [delta.id for delta in deltas if delta.id]
+    with client.chat.completions.stream(
+        model="tiny", messages=ASK, tools=[WEATHER, TIME]
+    ) as stream:
+        message = stream.get_final_completion().choices[0].message
+    assert message.content == "Let me look.\n"
+    assert message.tool_calls is not None
+    assert [call.function.name for call in message.tool_calls] == ["get_weather", "get_time"]
+    assert json.loads(message.tool_calls[0].function.arguments) == {"city": "Köln"}
+
+
+def test_only_calls_have_no_content(client: openai.OpenAI, model: ToolModel) -> None:
+    model.says = TWO_CALLS.partition("\n")[2]
+    message = create(client, parallel_tool_calls=False).choices[0].message
+    assert message.content is None
+    assert [call.function.name for call in message.tool_calls] == ["get_weather"]
+
+
+def test_without_tools_nothing_is_taken_for_a_call(client: openai.OpenAI, model: ToolModel) -> None:
+    model.says = TWO_CALLS
+    for fields in ({"tools": []}, {"tool_choice": "none"}):
+        [choice] = create(client, **fields).choices
+        assert (choice.message.content, choice.message.tool_calls) == (TWO_CALLS, None)
+        assert choice.finish_reason == "stop"
+        assert "get_weather" not in model.prompt
+
+
+def test_a_call_that_is_cut_off(client: openai.OpenAI, model: ToolModel) -> None:
+    model.says = TWO_CALLS
+    [choice] = create(client, max_tokens=60).choices
+    assert choice.finish_reason == "length"
+    [call] = choice.message.tool_calls
+    assert '{"city": "Köln"}'.startswith(call.function.arguments)
+
+
+def test_calls_and_results_go_back_into_the_template(
+    client: openai.OpenAI, model: ToolModel
+) -> None:
+    model.says = TWO_CALLS
+    answer = create(client).choices[0].message
+    model.says = "It is warm."
+    results = [
+        {"role": "tool", "tool_call_id": call.id, "content": "21 °C"} for call in answer.tool_calls
+    ]
+    again = create(client, messages=[*ASK, answer.model_dump(exclude_none=True), *results])
+    assert again.choices[0].message.content == "It is warm."
+    assert '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln"}}' in model.prompt
+    assert model.prompt.count("tool: 21 °C") == 2
+
+
+def test_arguments_that_are_no_object_go_back_as_they_are(
+    client: openai.OpenAI, model: ToolModel
+) -> None:
+    function = {"name": "get_time", "arguments": '{"cut'}
+    call = {"id": "1", "type": "function", "function": function}
+    create(client, messages=[*ASK, {"role": "assistant", "tool_calls": [call]}])
+    assert r'"arguments": "{\"cut"' in model.prompt
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_thoughts_are_told_apart(client: openai.OpenAI, model: ToolModel, stream: bool) -> None:
+    model.says = "so much\n</think>\n\n" + TWO_CALLS
+    thinking = {"chat_template_kwargs": {"enable_thinking": True}}
+    answer = create(client, stream=stream, extra_body=thinking)
+    if stream:
+        deltas = [chunk.choices[0].delta for chunk in answer]
+        thoughts = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
+        content = "".join(delta.content or "" for delta in deltas)
+    else:
+        message = answer.choices[0].message
+        thoughts, content = message.reasoning_content, message.content
+        assert 3 <= answer.usage.completion_tokens_details.reasoning_tokens < 20
+    assert (thoughts, content) == ("so much", "Let me look.\n")
+    assert model.prompt.endswith("<think>\n")
+
+
+def test_thoughts_may_be_left_out_or_not_asked_for(client: openai.OpenAI, model: ToolModel) -> None:
+    model.says = "<think>\nso much\n</think>\nyes"
+    message = create(client, extra_body={"include_reasoning": False}).choices[0].message
+    assert message.content == "yes"
+    assert not hasattr(message, "reasoning_content")
+    create(client, reasoning_effort="none")
+    assert not model.prompt.endswith("<think>\n")
+    create(client, reasoning_effort="low")
+    assert model.prompt.endswith("<think>\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "sentence"),
+    [
+        ({"tools": [], "tool_choice": "auto"}, "tool_choice", "'auto' needs 'tools'"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "g"}}},
+            "tool_choice",
+            "names the tool 'g', which is not among 'tools'",
+        ),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "expected 'function'"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "no name"}}]},
+            "tools[0].function.name",
+            "expected a string like",
+        ),
+        ({"tool_choice": "required"}, "tool_choice", "can't be enforced yet"),
+        (
+            {"messages": [{"role": "assistant", "content": None}]},
+            "messages[0].content",
+            "Missing required parameter",
+        ),
+    ],
+)
+def test_mistakes(
+    client: openai.OpenAI, model: ToolModel, fields: dict[str, Any], param: str, sentence: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        create(client, **fields)
+    assert raised.value.param == param
+    assert sentence in str(raised.value)
