@@ -30,6 +30,7 @@ from nimlite.settings import Settings
 from nimlite.store.cache import Store
 from nimlite.store.inventory import ENGINE_FILE, evict, use
 from nimlite.store.model_store import read_model_store
+from nimlite.store.sweep import sweep
 
 if TYPE_CHECKING:
     from nimlite.build.checkpoint import Checkpoint
@@ -231,6 +232,7 @@ def prepare_engine(
     built = build_engine(job, home or cached, progress, backend)
     while not use(built.path, ENGINE_FILE):  # evicted in this very moment
         built = build_engine(job, home or cached, progress, backend)
+    sweep(store.root)
     if plan.settings.cache_max_bytes:
         evict(store.root, plan.settings.cache_max_bytes)
     return remember(built, job.profile) if home else built

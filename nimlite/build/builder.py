@@ -3,7 +3,6 @@ place."""
 
 import json
 import logging
-import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -36,8 +35,9 @@ from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Profile
 from nimlite.store.disk import writing_to
-from nimlite.store.inventory import ENGINE_FILE, REMOVED, discard
-from nimlite.store.lock import file_lock, try_file_lock
+from nimlite.store.durable import publish
+from nimlite.store.inventory import BUILDING, ENGINE_FILE
+from nimlite.store.turn import turn
 from nimlite.version import __version__
 
 log = logging.getLogger(__name__)
@@ -79,18 +79,16 @@ def build_engine(
         return found
     with writing_to(home.parent):
         home.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(_lock_of(home)):
+        with turn(home.with_name(f"{home.name}.lock"), progress) as shown:
             # Another process may have built it while this one waited for the lock.
             if found := _existing(job, home, target):
                 return found
-            _remove_stale(home.parent)
-            work = home.with_name(f"{home.name}.building")
+            work = home.with_name(f"{home.name}{BUILDING}")
             shutil.rmtree(work, ignore_errors=True)
             try:
                 work.mkdir()
-                built = _build(job, work, progress, target)
-                discard(home)
-                os.rename(work, home)
+                built = _build(job, work, shown, target)
+                publish(work, home)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     return replace(built, path=home)
@@ -184,19 +182,6 @@ def _existing(job: BuildJob, home: Path, target: BuildTarget) -> EngineDirectory
         log.warning("%s It is built again.", error)
         return None
     return found if found.config.key == job.key else None
-
-
-def _lock_of(home: Path) -> Path:
-    return home.with_name(f"{home.name}.lock")
-
-
-def _remove_stale(directory: Path) -> None:
-    """Remove what builders that died left; a living one holds the lock of its engine."""
-    for work in (*directory.glob("*.building"), *directory.glob(f"*{REMOVED}")):
-        with try_file_lock(_lock_of(work.with_suffix(""))) as is_free:
-            if is_free:
-                log.info("Removing %s, left by a build that was killed.", work)
-                shutil.rmtree(work, ignore_errors=True)
 
 
 def _eos_token_ids(checkpoint: Checkpoint, work: Path) -> tuple[int, ...]:

@@ -135,6 +135,7 @@ def write_weights(path: Path, weights: Weights, device: torch.device) -> None:
 
         for done in [threads.submit(work) for _ in range(_num_threads())]:
             done.result()
+        os.fsync(file.fileno())  # here, where others compute meanwhile
 
 
 class WeightsWriter:

@@ -22,11 +22,12 @@ from nimlite.store.block_digest import block_sha256
 from nimlite.store.digest import FileDigest, damaged_files, digest_files
 from nimlite.store.digest_receipts import DigestReceipts
 from nimlite.store.disk import writing_to
+from nimlite.store.durable import publish
 from nimlite.store.inventory import use
 from nimlite.store.local import LocalSource
-from nimlite.store.lock import file_lock
 from nimlite.store.receipt import RECEIPT_FILE, Receipt
 from nimlite.store.sources import Source, source_of
+from nimlite.store.turn import turn
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +86,14 @@ class Store:
             )
         with writing_to(self.root):
             home.parent.mkdir(parents=True, exist_ok=True)
-            with file_lock(home.with_name(f"{home.name}.lock")):
+            with turn(home.with_name(f"{home.name}.lock"), progress) as shown:
                 # Another process may have fetched it while this one waited for the lock.
                 damage = self._damage(home, source, artifact)
                 if damage != {}:
                     stage = home.with_name(f"{home.name}.part")
                     _take_back(home, stage, damage)
-                    self._download(stage, source, artifact, progress)
-                    os.rename(stage, home)
+                    self._download(stage, source, artifact, shown)
+                    publish(stage, home)
 
     def _damage(self, home: Path, source: Source, artifact: Artifact) -> Mapping[str, str] | None:
         """The damaged files of the artifact, each with what is wrong; None where it was never

@@ -7,12 +7,15 @@ it another one. A bit that flips on the disk changes neither: reading everything
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from nimlite.store.digest import Sha256, sha256_of
 
 _LARGE = 1 << 20
 """Smaller files are read faster than they are looked up."""
+_DOWNLOAD = ".part/"
+"""Ends the folder's name in which a file lay while it was downloaded."""
 
 
 class DigestReceipts:
@@ -52,11 +55,19 @@ class DigestReceipts:
 def forget(directory: Path, gone: Path) -> None:
     """Remove the receipts in `directory` and below of the files that were in the directory `gone`,
     or were downloaded for it, and those that can't be read."""
-    homes = (f"{gone}/", f"{gone}.part/")
+    _remove(directory, lambda path: path.startswith((f"{gone}/", f"{gone}{_DOWNLOAD}")))
+
+
+def forget_missing(directory: Path) -> None:
+    """Likewise of the files that are not there any more."""
+    _remove(directory, lambda path: not Path(path.replace(_DOWNLOAD, "/")).exists())
+
+
+def _remove(directory: Path, is_gone: Callable[[str], bool]) -> None:
     for receipt in directory.rglob("*.json"):
         try:
-            is_gone = json.loads(receipt.read_text())["path"].startswith(homes)
+            useless = is_gone(json.loads(receipt.read_text())["path"])
         except (ValueError, KeyError, TypeError, OSError):
-            is_gone = True
-        if is_gone:
+            useless = True
+        if useless:
             receipt.unlink(missing_ok=True)

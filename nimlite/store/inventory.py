@@ -4,7 +4,6 @@ import enum
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from nimlite.store.block_digest import BlockDigests, damage_of
 from nimlite.store.digest import FileDigest, damaged_files
 from nimlite.store.digest_receipts import forget
 from nimlite.store.disk import writing_to
+from nimlite.store.durable import REMOVED, discard
 from nimlite.store.growth import size_of
 from nimlite.store.lock import is_locked, try_file_lock, unused_directory, use_directory
 from nimlite.store.receipt import RECEIPT_FILE, Receipt
@@ -21,9 +21,10 @@ from nimlite.store.receipt import RECEIPT_FILE, Receipt
 log = logging.getLogger(__name__)
 
 ENGINE_FILE = "engine.json"
-REMOVED = ".removed"
 _UNREADABLE = "it can't be read: it is damaged, or of another version of nimlite"
-_UNFINISHED = (".part", ".building", REMOVED)
+BUILDING = ".building"
+UNFINISHED_DOWNLOAD = ".part"
+_UNFINISHED = (UNFINISHED_DOWNLOAD, BUILDING, REMOVED)
 
 
 class Kind(enum.StrEnum):
@@ -90,12 +91,37 @@ def remove(root: Path, entry: Entry) -> None:
     """Remove it from the cache `root`. Raises UserError for one that a process uses, and
     ArtifactError for a cache that can't be written."""
     with writing_to(root):
-        if not _removed(entry):
+        if not try_remove(entry):
             raise UserError(
                 f"{entry.name} is in use by a running process, and was left alone: end that process"
                 " first."
             )
         forget(root / "digests", entry.path)
+
+
+def try_remove(entry: Entry) -> bool:
+    """Remove the entry unless a process makes or uses it; gives whether it was removed."""
+    with try_file_lock(entry.lock) as is_free:
+        if not is_free:
+            return False
+        if entry.path.is_file():
+            entry.path.unlink()
+            return True
+        if not entry.path.exists():
+            return True
+        with unused_directory(entry.path) as is_unused:
+            if not is_unused:
+                return False
+            discard(entry.path)
+        if entry.kind is not Kind.KERNELS:
+            remove_useless(entry.lock)
+        return True
+
+
+def remove_useless(lock: Path) -> None:
+    """Remove a lock, which is held, unless what it is for is there, in whatever state."""
+    if not any(lock.with_name(f"{lock.stem}{end}").exists() for end in ("", *_UNFINISHED)):
+        lock.unlink()
 
 
 def damage(entry: Entry) -> dict[str, str]:
@@ -140,7 +166,7 @@ def evict(root: Path, max_bytes: int) -> None:
         if total <= max_bytes:
             return
         try:
-            if not _removed(entry):
+            if not try_remove(entry):
                 continue
         except OSError as error:
             log.warning("The cache %s is over its %s bytes: %s.", root, f"{max_bytes:,}", error)
@@ -155,35 +181,6 @@ def evict(root: Path, max_bytes: int) -> None:
             f"{total:,}",
             f"{max_bytes:,}",
         )
-
-
-def discard(path: Path) -> None:
-    """Remove a directory so that no moment shows a part of it under its name."""
-    if path.exists():
-        removed = path.with_name(f"{path.name}{REMOVED}")
-        shutil.rmtree(removed, ignore_errors=True)
-        path.rename(removed)
-        shutil.rmtree(removed)
-
-
-def _removed(entry: Entry) -> bool:
-    """Remove the entry unless a process makes or uses it; gives whether it was removed."""
-    with try_file_lock(entry.lock) as is_free:
-        if not is_free:
-            return False
-        if entry.path.is_file():
-            entry.path.unlink()
-            return True
-        if not entry.path.exists():
-            return True
-        with unused_directory(entry.path) as is_unused:
-            if not is_unused:
-                return False
-            discard(entry.path)
-        others = entry.path.parent.glob(f"{_without_suffix(entry.path)}*")
-        if entry.kind is not Kind.KERNELS and set(others) == {entry.lock}:
-            entry.lock.unlink()
-        return True
 
 
 def _paths(root: Path, kind: Kind) -> Iterator[Path]:
@@ -229,4 +226,6 @@ def _last_use(path: Path) -> float:
 
 
 def _without_suffix(path: Path) -> str:
-    return path.stem if path.suffix in _UNFINISHED else path.name
+    while path.suffix in _UNFINISHED:  # an unfinished one that was being removed
+        path = path.with_suffix("")
+    return path.name

@@ -14,8 +14,10 @@ log = logging.getLogger(__name__)
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
     """Hold `path` exclusively; wait for another holder, and say so. The file stays behind."""
-    file = _open_locked(path, wait=True)
-    assert file is not None
+    file = try_lock(path)
+    if file is None:
+        log.info("Waiting for another process that holds %s.", path)
+        file = _locked(path, fcntl.LOCK_EX)
     with file:
         yield
 
@@ -23,7 +25,7 @@ def file_lock(path: Path) -> Iterator[None]:
 @contextmanager
 def try_file_lock(path: Path) -> Iterator[bool]:
     """Hold `path` if nobody else does; gives whether it is held."""
-    file = _open_locked(path, wait=False)
+    file = try_lock(path)
     if file is None:
         yield False
         return
@@ -31,18 +33,22 @@ def try_file_lock(path: Path) -> Iterator[bool]:
         yield True
 
 
-def _open_locked(path: Path, *, wait: bool) -> IO[str] | None:
-    """The open file; closing it lets go of the lock. None: another holds it."""
+def try_lock(path: Path) -> IO[str] | None:
+    """`path`, opened and held exclusively until it is closed. None: another holds it."""
+    try:
+        return _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+
+
+def _locked(path: Path, operation: int) -> IO[str]:
     while True:
         file = path.open("a")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                file.close()
-                return None
-            log.info("Waiting for another process that holds %s.", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, operation)
+        except OSError:
+            file.close()
+            raise
         if _is_same(file.fileno(), path):
             return file
         file.close()  # removed by its last holder: a third process may have locked a new one

@@ -19,6 +19,7 @@ from nimlite.errors import ArtifactError, ChecksumError, UserError
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Artifact, Manifest
 from nimlite.store.digest import FileDigest, damaged_files, digest_files
+from nimlite.store.durable import publish
 
 STORE_FILE = "model-store.json"
 _NOT_THE_MODEL = (STORE_FILE, "artifact.json")
@@ -60,7 +61,7 @@ def create_model_store(manifest: Manifest, source: Path, home: Path, progress: P
             files=digest_files(work, names),
         )
         (work / STORE_FILE).write_bytes(_ADAPTER.dump_json(stored, indent=2))
-        os.rename(work, home)
+        publish(work, home)
     except OSError as error:
         reason = f"{error.strerror or error}: {error.filename or work}"
         raise ArtifactError(f"The model store {home} can't be made: {reason}.") from error

@@ -1,7 +1,4 @@
 import logging
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -193,37 +190,6 @@ def test_two_builders_build_once(llama: Llama, home: Path, progress: Progress) -
     for thread in threads:
         thread.join()
     assert builds == [1]
-
-
-KILLED = """
-import os, sys
-from pathlib import Path
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/build"]
-from test_builder import job_of, target_of
-from fakes.llama import Llama
-from nimlite.build.builder import build_engine
-from nimlite.build.checkpoint import open_checkpoint
-from nimlite.observe.bars import LineProgress
-def deadly(logits):
-    os.kill(os.getpid(), 9)
-llama = Llama(open_checkpoint(Path(sys.argv[2])), Path(sys.argv[3]))
-progress = LineProgress(lambda line: None)
-build_engine(job_of(llama), Path(sys.argv[3]), progress, target_of(llama, deadly))
-"""
-
-
-def test_a_killed_build_leaves_nothing_that_is_read(
-    llama: Llama, job: BuildJob, home: Path, progress: Progress, target: BuildTarget
-) -> None:
-    tests = Path(__file__).parents[1]
-    checkpoint = llama.directory.parent / "checkpoint"
-    for directory in (home, home.with_name("other")):
-        command = [sys.executable, "-c", KILLED, str(tests), str(checkpoint), str(directory)]
-        assert subprocess.run(command).returncode == -signal.SIGKILL
-        assert not directory.exists()
-        assert directory.with_name(f"{directory.name}.building").exists()
-    assert build_engine(job, home, progress, target) == open_engine(home)
-    assert not list(home.parent.glob("*.building"))
 
 
 def test_a_calibrated_engine_is_built_and_proved(
