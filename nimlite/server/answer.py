@@ -1,11 +1,10 @@
-"""How both generating endpoints answer: whole or streamed, and never for a client that has gone."""
+"""How the generating endpoints answer: whole or streamed, and never for a client that has gone."""
 
 import asyncio
 import contextlib
 import logging
-import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import anyio
@@ -14,29 +13,32 @@ from starlette.types import Receive, Scope, Send
 
 from nimlite.errors import NimliteError, NotReadyError
 from nimlite.server.choice import Piece
-from nimlite.server.errors import error_object, internal_error_object, json_response
+from nimlite.server.errors import json_response
 from nimlite.server.generation import Generation, Job
-from nimlite.server.protocol import GenerationBody
 from nimlite.server.state import ServedModel, ServerState
-from nimlite.server.streaming import DONE, ChunkEncoder, event, read_ahead, usage_tail
+from nimlite.server.streaming import read_ahead
+from nimlite.server.usage import Usage
 
 _log = logging.getLogger(__name__)
 
 
-class AnswerFormat(Protocol):
-    """The shapes of one endpoint."""
+class Encoder(Protocol):
+    """How one protocol writes an answer; a new one for each answer."""
 
-    object: str
-    chunk_object: str
+    def whole(self, pieces: Sequence[Piece], usage: Usage) -> dict[str, Any]:
+        """The answer in one; a piece a choice."""
 
-    def opening(self, num_choices: int) -> list[dict[str, Any]]:
-        """Choices of the chunks that begin a stream."""
+    def opening(self, num_choices: int) -> bytes:
+        """What a stream begins with; it is sent with the first pieces."""
 
-    def delta(self, piece: Piece) -> dict[str, Any]:
-        """One choice of a chunk."""
+    def pieces(self, pieces: Sequence[Piece], usage: Callable[[], Usage]) -> bytes:
+        """What has come, at most one piece a choice; `usage` gives that of now."""
 
-    def choice(self, piece: Piece) -> dict[str, Any]:
-        """One choice of a whole answer."""
+    def closing(self, usage: Usage) -> bytes:
+        """What a stream ends with."""
+
+    def failure(self, error: NimliteError | None) -> bytes:
+        """What a stream breaks off with; None for our own bugs."""
 
 
 Prepare = Callable[[ServedModel], Awaitable[Job]]
@@ -52,21 +54,22 @@ class Answer(Response):
     def __init__(
         self,
         state: ServerState,
-        body: GenerationBody,
         *,
-        answer_id: str,
+        model_name: str,
+        stream: bool,
         prepare: Prepare,
-        answer_format: Callable[[ServedModel], AnswerFormat],
+        encoder: Callable[[ServedModel], Encoder],
     ) -> None:
         super().__init__()
         self._state = state
-        self._body = body
-        self._id = answer_id
+        self._model_name = model_name
+        self._stream = stream
         self._prepare = prepare
-        self._answer_format = answer_format
+        self._encoder = encoder
         self._scope = anyio.CancelScope()
         self._interrupted = False
-        self._is_streaming = False
+        self._running_encoder: Encoder | None = None
+        """Of a stream that has begun."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._state.running.add(self)
@@ -92,96 +95,65 @@ class Answer(Response):
         self._scope.cancel()
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        model = self._state.admit(self._body.model)
+        model = self._state.admit(self._model_name)
         job = await self._prepare(model)
         generation = Generation(job, model, self._state.metrics)
-        answer_format = self._answer_format(model)
-        if self._body.stream:
-            await self._stream(generation, answer_format, len(job.prompts) * job.n, send)
+        encoder = self._encoder(model)
+        if self._stream:
+            await self._send_stream(_events(generation, encoder, job), encoder, send)
         else:
-            response = await self._whole(generation, answer_format)
+            pieces = await generation.joined_pieces()
+            response = json_response(encoder.whole(pieces, generation.usage()))
             await response(scope, receive, send)
 
-    def _head(self, object_name: str) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": object_name,
-            "created": int(time.time()),
-            "model": self._body.model,
-        }
-
-    async def _whole(self, generation: Generation, answer_format: AnswerFormat) -> Response:
-        pieces: dict[int, list[Piece]] = {}
-        async with contextlib.aclosing(generation.pieces()) as arriving:
-            async for batch in arriving:
-                for piece in batch:
-                    pieces.setdefault(piece.choice, []).append(piece)
-        choices = [answer_format.choice(Piece.join(pieces[index])) for index in sorted(pieces)]
-        content = self._head(answer_format.object) | {
-            "choices": choices,
-            "usage": generation.usage(),
-        }
-        return json_response(content)
-
-    async def _stream(
-        self, generation: Generation, answer_format: AnswerFormat, num_choices: int, send: Send
+    async def _send_stream(
+        self, events: AsyncGenerator[bytes, None], encoder: Encoder, send: Send
     ) -> None:
-        events = self._events(generation, answer_format, num_choices)
         async with contextlib.aclosing(events):
             # The first event is awaited before the status is sent, so that refusals have theirs.
             first = await anext(events)
-            await self._start_stream(send)
+            self._running_encoder = encoder
+            await _start_stream(send)
             await _send_body(send, first)
             try:
                 async for data in events:
                     await _send_body(send, data)
             except NimliteError as error:
-                await _send_body(send, event(error_object(error)))
+                await _send_body(send, encoder.failure(error))
             except Exception:  # noqa: BLE001 - the edge: a stream can only end with an event
                 _log.exception("A stream ended by an internal error")
-                await _send_body(send, event(internal_error_object()))
-            await _send_body(send, DONE, more=False)
-
-    async def _events(
-        self, generation: Generation, answer_format: AnswerFormat, num_choices: int
-    ) -> AsyncGenerator[bytes, None]:
-        options = self._body.stream_options
-        shows_usage = options is not None and bool(options.include_usage)
-        shows_progress = options is not None and bool(options.continuous_usage_stats)
-        encoder = ChunkEncoder(self._head(answer_format.chunk_object))
-
-        def tail() -> bytes:
-            if shows_progress:
-                return usage_tail(generation.usage())
-            return usage_tail(None) if shows_usage else b""
-
-        opening = answer_format.opening(num_choices)
-        pieces = generation.pieces()
-        if self._body.stop_strings:
-            # The engine computes on until one is found.
-            pieces = read_ahead(pieces)
-        async with contextlib.aclosing(pieces) as batches:
-            async for batch in batches:
-                choices = opening + [answer_format.delta(piece) for piece in batch]
-                opening = []
-                yield encoder.chunks(choices, tail())
-        if shows_usage:
-            yield encoder.usage_chunk(generation.usage())
-
-    async def _start_stream(self, send: Send) -> None:
-        self._is_streaming = True
-        headers: Mapping[bytes, bytes] = {
-            b"content-type": b"text/event-stream; charset=utf-8",
-            b"cache-control": b"no-cache",
-            b"x-accel-buffering": b"no",
-        }
-        await send({"type": "http.response.start", "status": 200, "headers": list(headers.items())})
+                await _send_body(send, encoder.failure(None))
+            await _send_body(send, b"", more=False)
 
     async def _send_interruption(self, send: Send) -> None:
         error = NotReadyError("The server shut down before the answer was complete.")
-        if not self._is_streaming:
+        if self._running_encoder is None:
             raise error
-        await _send_body(send, event(error_object(error)) + DONE, more=False)
+        await _send_body(send, self._running_encoder.failure(error), more=False)
+
+
+async def _events(
+    generation: Generation, encoder: Encoder, job: Job
+) -> AsyncGenerator[bytes, None]:
+    opening = encoder.opening(len(job.prompts) * job.n)
+    pieces = generation.pieces()
+    if job.text.stop:
+        # The engine computes on until one is found.
+        pieces = read_ahead(pieces)
+    async with contextlib.aclosing(pieces) as batches:
+        async for batch in batches:
+            yield opening + encoder.pieces(batch, generation.usage)
+            opening = b""
+    yield encoder.closing(generation.usage())
+
+
+async def _start_stream(send: Send) -> None:
+    headers: Mapping[bytes, bytes] = {
+        b"content-type": b"text/event-stream; charset=utf-8",
+        b"cache-control": b"no-cache",
+        b"x-accel-buffering": b"no",
+    }
+    await send({"type": "http.response.start", "status": 200, "headers": list(headers.items())})
 
 
 def new_id(prefix: str) -> str:

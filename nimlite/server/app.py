@@ -8,16 +8,18 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from nimlite.server import health, metadata, models
+from nimlite.server import health, metadata, models, tokenization
 from nimlite.server.body_limit import BodyLimit
 from nimlite.server.chat import answer_chat
 from nimlite.server.completions import answer_completion
-from nimlite.server.errors import ErrorBody, install_error_handlers
+from nimlite.server.errors import ErrorBody, install_error_handlers, json_response
 from nimlite.server.protocol import ChatCompletionRequest, CompletionRequest
 from nimlite.server.state import ServerState
+from nimlite.server.tokenization import DetokenizeRequest, TokenizeRequest
 from nimlite.server.validation import read_body
 from nimlite.version import __version__
 
+_BODIES = (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
 _SCHEMA_REF = "#/components/schemas/{model}"
 
 
@@ -32,6 +34,7 @@ def create_app(state: ServerState) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=state.config.max_body_bytes)
     install_error_handlers(app, state.config.retry_after_s)
     _add_generation(app, state)
+    _add_tokenization(app, state)
     _add_models(app, state)
     _add_health(app, state)
     _add_metadata(app, state)
@@ -48,6 +51,30 @@ def _add_generation(app: FastAPI, state: ServerState) -> None:
     @app.post("/v1/completions", openapi_extra=_body_schema(CompletionRequest))
     async def completions(request: Request) -> Response:
         return answer_completion(state, await read_body(request, CompletionRequest))
+
+
+def _add_tokenization(app: FastAPI, state: ServerState) -> None:
+    @app.post("/v1/chat/completions/render", openapi_extra=_body_schema(ChatCompletionRequest))
+    async def render_chat(request: Request) -> Response:
+        body = await read_body(request, ChatCompletionRequest)
+        return json_response(await tokenization.render_conversation(state, body))
+
+    @app.post("/v1/completions/render", openapi_extra=_body_schema(CompletionRequest))
+    async def render_completion(request: Request) -> Response:
+        body = await read_body(request, CompletionRequest)
+        return json_response(await tokenization.render_prompts(state, body))
+
+    for prefix in ("", "/v1"):  # vLLM has the first, other servers the second
+
+        @app.post(f"{prefix}/tokenize", openapi_extra=_body_schema(TokenizeRequest))
+        async def tokenize(request: Request) -> Response:
+            body = await read_body(request, TokenizeRequest)
+            return json_response(await tokenization.tokenize(state, body))
+
+        @app.post(f"{prefix}/detokenize", openapi_extra=_body_schema(DetokenizeRequest))
+        async def detokenize(request: Request) -> Response:
+            body = await read_body(request, DetokenizeRequest)
+            return json_response(tokenization.detokenize(state, body))
 
 
 def _add_models(app: FastAPI, state: ServerState) -> None:
@@ -108,8 +135,7 @@ def _body_schema(schema: type[BaseModel]) -> dict[str, Any]:
 def _openapi(app: FastAPI) -> dict[str, Any]:
     schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
     _, bodies = models_json_schema(
-        [(ChatCompletionRequest, "validation"), (CompletionRequest, "validation")],
-        ref_template=_SCHEMA_REF,
+        [(body, "validation") for body in _BODIES], ref_template=_SCHEMA_REF
     )
     schema["components"]["schemas"] |= bodies["$defs"]
     return schema

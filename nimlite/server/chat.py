@@ -5,7 +5,8 @@ from typing import Any
 from nimlite.engine.request import FinishReason
 from nimlite.server.answer import Answer, new_id
 from nimlite.server.choice import Piece, Prompt
-from nimlite.server.conversation import Conversation
+from nimlite.server.chunks import ChunkEncoder
+from nimlite.server.conversation import Conversation, RenderedPrompt
 from nimlite.server.generation import Job
 from nimlite.server.logprobs import chat_logprobs
 from nimlite.server.output_parser import OutputParser
@@ -15,7 +16,7 @@ from nimlite.server.sampling import sampling_params
 from nimlite.server.state import ServedModel, ServerState
 from nimlite.server.token_bytes import TokenBytes
 from nimlite.server.tool_calls import CallDelta
-from nimlite.server.tools import Tool, offered_tools
+from nimlite.server.tools import offered_tools
 
 
 def answer_chat(state: ServerState, body: ChatCompletionRequest) -> Answer:
@@ -27,13 +28,17 @@ def answer_chat(state: ServerState, body: ChatCompletionRequest) -> Answer:
 
     return Answer(
         state,
-        body,
-        answer_id=answer_id,
+        model_name=body.model,
+        stream=bool(body.stream),
         prepare=prepare,
-        answer_format=lambda model: ChatFormat(
-            model.tokenizer.token_bytes,
-            shows_logprobs=bool(body.logprobs),
-            shows_thoughts=body.include_reasoning is not False,
+        encoder=lambda model: ChunkEncoder(
+            body,
+            answer_id,
+            ChatFormat(
+                model.tokenizer.token_bytes,
+                shows_logprobs=bool(body.logprobs),
+                shows_thoughts=body.include_reasoning is not False,
+            ),
         ),
     )
 
@@ -41,9 +46,7 @@ def answer_chat(state: ServerState, body: ChatCompletionRequest) -> Answer:
 async def chat_job(body: ChatCompletionRequest, answer_id: str, model: ServedModel) -> Job:
     """The conversation as the engine's request, and how its answer is to be read."""
     tools = offered_tools(body.tools, body.tool_choice)
-    prompt = await model.tokenizer.encode_chat(
-        _conversation(body, tools), max_tokens=model.max_model_len
-    )
+    prompt = await render_chat(body, model)
     num_tokens = len(prompt.token_ids)
     limit = body.max_completion_tokens or body.max_tokens
     check_context(num_tokens, limit, model.max_model_len, param="messages")
@@ -71,7 +74,13 @@ async def chat_job(body: ChatCompletionRequest, answer_id: str, model: ServedMod
     )
 
 
-def _conversation(body: ChatCompletionRequest, tools: tuple[Tool, ...]) -> Conversation:
+async def render_chat(body: ChatCompletionRequest, model: ServedModel) -> RenderedPrompt:
+    """The conversation as the model will read it. Raises RequestError."""
+    return await model.tokenizer.encode_chat(_conversation(body), max_tokens=model.max_model_len)
+
+
+def _conversation(body: ChatCompletionRequest) -> Conversation:
+    tools = offered_tools(body.tools, body.tool_choice)
     template_kwargs: dict[str, Any] = {}
     if body.reasoning_effort is not None:
         template_kwargs["reasoning_effort"] = body.reasoning_effort

@@ -5,6 +5,7 @@ from typing import Any, cast
 from nimlite.errors import RequestError
 from nimlite.server.answer import Answer, new_id
 from nimlite.server.choice import Piece, Prompt
+from nimlite.server.chunks import ChunkEncoder
 from nimlite.server.generation import Job
 from nimlite.server.logprobs import completion_logprobs
 from nimlite.server.prompts import build_job, check_context
@@ -22,7 +23,7 @@ def answer_completion(state: ServerState, body: CompletionRequest) -> Answer:
     answer_id = new_id("cmpl")
 
     async def prepare(model: ServedModel) -> Job:
-        prompts = await _prompts(body, model)
+        prompts = await encode_prompts(body, model)
         params = sampling_params(
             body,
             max_tokens=_max_tokens(body),
@@ -34,11 +35,13 @@ def answer_completion(state: ServerState, body: CompletionRequest) -> Answer:
 
     return Answer(
         state,
-        body,
-        answer_id=answer_id,
+        model_name=body.model,
+        stream=bool(body.stream),
         prepare=prepare,
-        answer_format=lambda model: CompletionFormat(
-            model.tokenizer.token_bytes, shows_logprobs=body.logprobs is not None
+        encoder=lambda model: ChunkEncoder(
+            body,
+            answer_id,
+            CompletionFormat(model.tokenizer.token_bytes, shows_logprobs=body.logprobs is not None),
         ),
     )
 
@@ -72,7 +75,7 @@ class CompletionFormat:
     delta = choice
 
 
-async def _prompts(body: CompletionRequest, model: ServedModel) -> tuple[Prompt, ...]:
+async def encode_prompts(body: CompletionRequest, model: ServedModel) -> tuple[Prompt, ...]:
     """Raises RequestError for prompts without a token and for ids outside the vocabulary."""
     texts, token_lists = _split(body.prompt)
     if len(texts) + len(token_lists) > MAX_PROMPTS:

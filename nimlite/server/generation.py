@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from nimlite.engine.request import Delta, FinishReason, Request, SamplingParams
 from nimlite.errors import EngineDeadError, NimliteError
@@ -14,6 +14,7 @@ from nimlite.server.choice import Choice, Piece, Prompt
 from nimlite.server.detokenizer import TextOptions
 from nimlite.server.output_parser import OutputParser
 from nimlite.server.state import ServedModel
+from nimlite.server.usage import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,21 +48,22 @@ class Generation:
         for index in range(len(job.prompts) * job.n):
             self._add_sequence(index, model)
 
-    def usage(self) -> dict[str, Any]:
-        """OpenAI's usage object as of now. A prompt counts once, however many samples it has."""
+    def usage(self) -> Usage:
+        """As of now."""
         choices = list(self._choices.values())
         of_prompts = choices[:: self._job.n]
-        num_prompt = sum(len(choice.prompt.token_ids) for choice in of_prompts)
-        num_completion = sum(choice.num_tokens for choice in choices)
-        num_cached = sum(choice.num_cached_tokens for choice in of_prompts)
-        num_thought = sum(choice.num_thought_tokens for choice in choices)
-        return {
-            "prompt_tokens": num_prompt,
-            "completion_tokens": num_completion,
-            "total_tokens": num_prompt + num_completion,
-            "prompt_tokens_details": {"cached_tokens": num_cached},
-            "completion_tokens_details": {"reasoning_tokens": num_thought},
-        }
+        return Usage(
+            num_prompt_tokens=sum(len(choice.prompt.token_ids) for choice in of_prompts),
+            num_cached_tokens=sum(choice.num_cached_tokens for choice in of_prompts),
+            num_completion_tokens=sum(choice.num_tokens for choice in choices),
+            num_thought_tokens=sum(choice.num_thought_tokens for choice in choices),
+        )
+
+    async def joined_pieces(self) -> list[Piece]:
+        """All of `pieces`, one a choice."""
+        async with contextlib.aclosing(self.pieces()) as arriving:
+            found = [piece async for batch in arriving for piece in batch]
+        return sorted(Piece.join_by_choice(found), key=lambda piece: piece.choice)
 
     async def pieces(self) -> AsyncGenerator[list[Piece], None]:
         """What becomes certain, as it does, one piece a choice at a time; each choice ends with a

@@ -2,14 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import orjson
 
 from nimlite.server.choice import Piece
-
-DONE = b"data: [DONE]\n\n"
 
 
 def encode(data: object) -> bytes:
@@ -23,27 +20,6 @@ def encode(data: object) -> bytes:
 
 def event(data: object) -> bytes:
     return b"data: " + encode(data) + b"\n\n"
-
-
-class ChunkEncoder:
-    """The chunks of one answer: what all of them have in common is encoded once."""
-
-    def __init__(self, head: Mapping[str, Any]) -> None:
-        """`head`: id, object, created and model."""
-        self._head = b"data: " + encode(head)[:-1] + b',"choices":['
-
-    def chunks(self, choices: Iterable[Mapping[str, Any]], tail: bytes) -> bytes:
-        """One event a choice; `tail` is what `usage_tail` gave."""
-        end = b"]" + tail + b"}\n\n"
-        return b"".join([self._head + encode(choice) + end for choice in choices])
-
-    def usage_chunk(self, usage: Mapping[str, Any]) -> bytes:
-        """The chunk without choices that ends a stream with `include_usage`."""
-        return self._head + b"]" + usage_tail(usage) + b"}\n\n"
-
-
-def usage_tail(usage: Mapping[str, Any] | None) -> bytes:
-    return b',"usage":' + orjson.dumps(usage)
 
 
 async def read_ahead(

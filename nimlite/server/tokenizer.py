@@ -72,14 +72,18 @@ class Tokenizer:
         template = ChatTemplate.load(directory)
         return cls(backend, template, tool_parser=tool_parser, reasoning_parser=reasoning_parser)
 
-    async def encode(self, texts: Sequence[str], *, max_tokens: int) -> list[tuple[int, ...]]:
+    async def encode(
+        self, texts: Sequence[str], *, max_tokens: int, add_special_tokens: bool = True
+    ) -> list[tuple[int, ...]]:
         """Each text as token ids, with the special tokens that the model puts around a text.
 
         Raises ContextLengthError, without the work, for a text that can't fit into `max_tokens`.
         """
         for text in texts:
             self._check_length(text, max_tokens, param="prompt")
-        return await _run(sum(map(len, texts)), self._encode, texts)
+        return await _run(
+            sum(map(len, texts)), self._encode, texts, add_special_tokens=add_special_tokens
+        )
 
     async def encode_chat(self, conversation: Conversation, *, max_tokens: int) -> RenderedPrompt:
         """The conversation through the model's chat template, open for the assistant's turn.

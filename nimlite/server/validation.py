@@ -2,7 +2,7 @@
 
 import difflib
 import http
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import pydantic_core
@@ -59,16 +59,26 @@ async def read_body(request: Request, schema: type[Body]) -> Body:
     try:
         return schema.model_validate_json(raw)
     except ValidationError as error:
-        raise _explain(error, raw, schema) from None
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "json_invalid":
+            reason = first["ctx"]["error"]
+            raise RequestError(
+                f"The body is not valid JSON: {reason}.", code="invalid_json"
+            ) from None
+        raise _explain(error, pydantic_core.from_json(raw), schema) from None
 
 
-def _explain(error: ValidationError, raw: bytes, schema: type[BaseModel]) -> RequestError:
+def checked(schema: type[Body], fields: Mapping[str, Any]) -> Body:
+    """`fields` as `schema`: of another protocol's body. Raises RequestError."""
+    try:
+        return schema.model_validate(fields)
+    except ValidationError as error:
+        raise _explain(error, fields, schema) from None
+
+
+def _explain(error: ValidationError, body: object, schema: type[BaseModel]) -> RequestError:
     """One sentence for the first field in error."""
     errors = error.errors(include_url=False)
-    if errors[0]["type"] == "json_invalid":
-        reason = errors[0]["ctx"]["error"]
-        return RequestError(f"The body is not valid JSON: {reason}.", code="invalid_json")
-    body = pydantic_core.from_json(raw)
     located = [(_real_path(body, details["loc"]), details) for details in errors]
     field = located[0][0][:1]
     # Each alternative of a union complains; the one that got furthest is the one that was meant.

@@ -5,7 +5,12 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nimlite.server.streaming import ChunkEncoder, event
+from nimlite.server.choice import Piece
+from nimlite.server.chunks import ChunkEncoder
+from nimlite.server.completions import CompletionFormat
+from nimlite.server.protocol import CompletionRequest
+from nimlite.server.streaming import event
+from nimlite.server.tokenizer import Tokenizer
 
 LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
@@ -17,9 +22,12 @@ def test_an_event_is_one_line_to_whoever_splits_at_any_unicode_line_end(text: st
     assert lines[1:] == [""]
 
 
-def test_the_chunks_of_an_answer_are_such_lines() -> None:
-    encoder = ChunkEncoder({"id": "\x85", "model": "\u2028"})
-    lines = encoder.chunks([{"text": "a\u2029b"}, {"text": "c"}], b"").decode().splitlines()
+def test_the_chunks_of_an_answer_are_such_lines(tokenizer: Tokenizer) -> None:
+    body = CompletionRequest(model="\u2028", prompt="", stream=True)
+    of_texts = CompletionFormat(tokenizer.token_bytes, shows_logprobs=False)
+    encoder = ChunkEncoder(body, "\x85", of_texts)
+    pieces = [Piece(0, "a\u2029b"), Piece(1, "c")]
+    lines = encoder.pieces(pieces, lambda: None).decode().splitlines()
     chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line]
     assert [c["choices"][0]["text"] for c in chunks] == ["a\u2029b", "c"]
     assert all((c["id"], c["model"]) == ("\x85", "\u2028") for c in chunks)
