@@ -10,5 +10,6 @@ loop.py        schedule, run, report, for ever     client.py          the asynci
 process.py     an engine in a child process        child.py           that process itself
 wire.py        what the two say to each other      limits.py          what one request may ask
 gpu.py         an engine on one GPU                evaluate.py        logits of a whole text
-warmup.py      requests before the first
+warmup.py      requests before the first    grammar.py         what an output must follow
+token_masks.py which tokens may come next   schema_fault.py    what a schema is refused for
 """

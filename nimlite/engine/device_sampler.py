@@ -14,12 +14,14 @@ from nimlite.engine.device_logprobs import DeviceLogprobs
 from nimlite.engine.plan import SampledToken
 from nimlite.engine.sampler import MIN_TEMPERATURE, SamplingRow, uniform
 from nimlite.engine.seen_tokens import SeenTokens
+from nimlite.engine.token_masks import TokenMask
 from nimlite.kernels.base import Counts
 from nimlite.kernels.triton.argmax import argmax
 from nimlite.kernels.triton.device import Device
 from nimlite.kernels.triton.feed import feed
 from nimlite.kernels.triton.penalties import Adjustments, adjust, count
 from nimlite.kernels.triton.sample import SampleConfig, SamplingInputs, sample
+from nimlite.kernels.triton.token_mask import forbid
 
 
 class DeviceSampler:
@@ -52,12 +54,16 @@ class DeviceSampler:
         feed(self._tokens_R, buffers.sources_T[:num_tokens], token_ids_T, self._device)
 
     def launch(
-        self, logits_RV: torch.Tensor, rows: Sequence[SamplingRow]
+        self, logits_RV: torch.Tensor, rows: Sequence[SamplingRow], mask: TokenMask | None = None
     ) -> Callable[[], list[SampledToken]]:
         if not rows:
             return list
         tokens_R = self._tokens_R[: len(rows)]
         adjusted_RV, seen_rows_R = self._adjusted(logits_RV, rows)
+        if mask is not None:
+            if adjusted_RV is logits_RV:
+                adjusted_RV = logits_RV.to(torch.float32, copy=True)
+            self._forbid(adjusted_RV, mask)
         if all(row.params.temperature == 0 for row in rows):
             argmax(adjusted_RV, tokens_R, self._device)
         else:
@@ -117,6 +123,10 @@ class DeviceSampler:
         adjusted_RV = logits_RV.to(torch.float32, copy=True)
         adjust(adjusted_RV, adjustments, self._device)
         return adjusted_RV, seen_rows_R if is_penalized else None
+
+    def _forbid(self, logits_RV: torch.Tensor, mask: TokenMask) -> None:
+        rows_G = self._send(np.array(mask.rows, np.int32))
+        forbid(logits_RV, rows_G, self._send(mask.bits_GW.view(np.int32)), self._device)
 
     def _inputs(self, rows: Sequence[SamplingRow]) -> SamplingInputs:
         columns = np.empty((5, len(rows)), np.float32)

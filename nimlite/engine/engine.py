@@ -14,13 +14,22 @@ from tokenizers import Tokenizer
 from nimlite.build.engine_dir import EngineDirectory, open_engine
 from nimlite.engine.batch import BatchLimits
 from nimlite.engine.block_pool import BlockPool
+from nimlite.engine.grammar import GrammarCompiler
 from nimlite.engine.limits import RequestLimits
 from nimlite.engine.plan import StepOutput, StepPlan
 from nimlite.engine.prefix_cache import PrefixCache
-from nimlite.engine.request import Delta, EngineStats, FinishReason, Request, SamplingParams
+from nimlite.engine.request import (
+    Delta,
+    EngineStats,
+    FinishReason,
+    Grammar,
+    Request,
+    SamplingParams,
+)
 from nimlite.engine.runner import Runner
 from nimlite.engine.sampler import HostSampler, Sampler
 from nimlite.engine.scheduler import Scheduler, SchedulerConfig
+from nimlite.engine.token_masks import TokenMasks
 from nimlite.errors import RequestError
 from nimlite.kernels.base import Kernels, KVLayout
 from nimlite.kernels.select import cpu_kernels
@@ -81,9 +90,11 @@ class Engine:
         )
         self.spec = spec
         self.profile = profile
+        self.grammars = GrammarCompiler(tokenizer, spec.vocab_size, eos_token_ids)
         self._tokenizer = tokenizer
         model = Decoder.load(spec, weights, layout)
-        self._runner = Runner(model, kernels, layout, limits, sampler or HostSampler())
+        masks = TokenMasks(self.grammars)
+        self._runner = Runner(model, kernels, layout, limits, sampler or HostSampler(), masks)
         self._in_flight: tuple[StepPlan, Callable[[], StepOutput]] | None = None
         cache = PrefixCache(layout.block_size, enabled=prefix_caching)
         self._scheduler = Scheduler(
@@ -153,7 +164,10 @@ class Engine:
         return self._scheduler.limits
 
     def add(self, request: Request) -> None:
-        """Queue a request. Raises ContextLengthError for one that could never run."""
+        """Queue a request. Raises ContextLengthError for one that could never run, RequestError for
+        a grammar that can't be followed (compiled here, unless `grammars` knows it)."""
+        if request.grammar is not None:
+            self.grammars.check(request.grammar)
         if request.params.seed is None:
             params = dataclasses.replace(request.params, seed=secrets.randbits(63))
             request = dataclasses.replace(request, params=params)
@@ -182,11 +196,14 @@ class Engine:
         self,
         prompts: Iterable[str | Sequence[int]],
         params: SamplingParams | None = None,
+        *,
+        grammar: Grammar | None = None,
     ) -> list[Generation]:
-        """Go on from each prompt (a text, or token ids), all of them in flight together.
+        """Go on from each prompt (a text, or token ids), all of them in flight together, each as
+        `grammar` has it.
 
         Raises RequestError, before anything runs, for a prompt that is empty, has token ids outside
-        the vocabulary, or could never fit.
+        the vocabulary, or could never fit, and for a grammar that can't be followed.
         """
         prefix = uuid.uuid4().hex
         requests = [
@@ -194,6 +211,7 @@ class Engine:
                 id=f"{prefix}-{index}",
                 prompt_token_ids=self._encode(prompt),
                 params=params or SamplingParams(),
+                grammar=grammar,
             )
             for index, prompt in enumerate(prompts)
         ]

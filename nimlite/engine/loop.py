@@ -4,12 +4,13 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from nimlite.engine.client import OnDeltas
 from nimlite.engine.limits import RequestLimits
-from nimlite.engine.request import Delta, EngineStats, FinishReason, Request
+from nimlite.engine.request import Delta, EngineStats, FinishReason, Grammar, Request
 from nimlite.errors import RequestError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class EngineLoop:
         self._live: set[str] = set()
         self._error: str | None = None
         """Why the loop has ended: the answer to whoever comes too late."""
+        self._grammar_thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
         self._thread: threading.Thread | None = None
         self.stats: EngineStats = engine.stats
 
@@ -50,7 +52,7 @@ class EngineLoop:
     def submit(self, requests: Sequence[Request]) -> None:
         """Requests of one group must come together. Once the loop has ended, each gets a delta
         with `error`."""
-        self._inbox.put(lambda: self._add(requests))
+        self._inbox.put(lambda: self._take(requests))
         # The thread sets the error before it looks into the inbox for the last time: if that was
         # before our message came, we see it here.
         if self._error is not None:
@@ -99,16 +101,35 @@ class EngineLoop:
                 if message is not None:
                     message()
 
-    def _add(self, requests: Sequence[Request]) -> None:
+    def _take(self, requests: Sequence[Request]) -> None:
         if self._error is not None:
             self._report([_failed(request.id, self._error) for request in requests])
             return
+        self._live.update(request.id for request in requests)
+        unknown = {
+            r.grammar for r in requests if r.grammar and not self._engine.grammars.knows(r.grammar)
+        }
+        if unknown:
+            self._grammar_thread.submit(self._compile, unknown, requests)
+        else:
+            self._add(requests)
+
+    def _compile(self, grammars: Iterable[Grammar], requests: Sequence[Request]) -> None:
+        """In a thread of its own, for it may take longer than many steps."""
+        for grammar in grammars:
+            with contextlib.suppress(RequestError):  # `_add` will hear of it, too
+                self._engine.grammars.check(grammar)
+        self._inbox.put(lambda: self._add(requests))
+
+    def _add(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            self._live.add(request.id)
+            if request.id not in self._live:  # aborted meanwhile
+                continue
             try:
                 self._engine.add(request)
             except RequestError as error:
-                self._report([_failed(request.id, str(error))])
+                refusal = FinishReason.REFUSED
+                self._report([Delta(request.id, finish_reason=refusal, error=str(error))])
 
     def _abort(self, request_ids: Sequence[str]) -> None:
         for request_id in request_ids:

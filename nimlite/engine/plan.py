@@ -58,6 +58,8 @@ class SampledToken(NamedTuple):
 
     token_id: int
     logprob: Logprob | None = None
+    error: str | None = None
+    """Why none could be sampled: the sequence is to be refused with this sentence."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ class FinishReason(enum.StrEnum):
     LENGTH = "length"
     ABORT = "abort"
     ERROR = "error"
+    REFUSED = "refused"
+    """The request itself was wrong, as only the engine could see."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +55,31 @@ class SamplingParams:
     """As `logprobs`, for the tokens of the prompt (OpenAI's `echo` with `logprobs`)."""
 
 
+class GrammarKind(enum.StrEnum):
+    """The language that a `Grammar` is written in."""
+
+    JSON_SCHEMA = "json_schema"
+    """A schema as JSON text. The order of an object's properties is the schema's."""
+    REGEX = "regex"
+    """Of the whole text, in the syntax of Rust's regex crate."""
+    LARK = "lark"
+    """Lark as llguidance writes it: its rules may hold `%json {schema}` and `<special_token>`."""
+    EBNF = "ebnf"
+    """Lark or GBNF, whichever it looks like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the output must be, from its first token to its last."""
+
+    kind: GrammarKind
+    text: str
+    whitespace: str | None = None
+    """A regex of what may stand between the tokens of a JSON text; None: as `grammar.py` has it."""
+    param: str | None = field(default=None, compare=False)
+    """The field of the request that it came from, for error messages."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One sequence to generate. `n` samples of one prompt are n requests with one `group`."""
@@ -66,6 +93,8 @@ class Request:
     """Requests of one group have the same prompt: the later ones share the blocks of the first."""
     cache_salt: str = ""
     """Prefix-cache blocks are shared only between requests of equal salt."""
+    grammar: Grammar | None = None
+    """The output ends where the grammar does, whatever `min_tokens` and `ignore_eos` say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +127,7 @@ class Delta(NamedTuple):
     num_cached_tokens: int = 0
     """Prompt tokens found in the prefix cache; sent with the first token."""
     error: str | None = None
-    """The sentence for the user where `finish_reason` is ERROR."""
+    """The sentence for the user where `finish_reason` is ERROR or REFUSED."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,16 @@
 """One step on the device: fill the buffers, run the captured forward, sample."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from nimlite.engine.batch import BatchBuffers, BatchLimits
-from nimlite.engine.plan import BlockCopy, ScheduledChunk, StepOutput, StepPlan
+from nimlite.engine.plan import BlockCopy, SampledToken, ScheduledChunk, StepOutput, StepPlan
 from nimlite.engine.request import Logprob
 from nimlite.engine.sampler import Sampler, SamplingRow, logprob_of
 from nimlite.engine.sequence import Sequence as RequestSequence
+from nimlite.engine.token_masks import TokenMasks
 from nimlite.kernels.base import Kernels, KVLayout
 from nimlite.layers.decoder import Decoder
 
@@ -23,11 +25,14 @@ class Runner:
         layout: KVLayout,
         limits: BatchLimits,
         sampler: Sampler,
+        masks: TokenMasks,
     ) -> None:
         self._kv = kernels.allocate_kv(model.spec.num_layers, layout)
         self._buffers = BatchBuffers(limits, self._kv.device)
         self._sampler = sampler
+        self._masks = masks
         self._sampled_rows: dict[RequestSequence, int] = {}
+        self._sampled: Callable[[], list[SampledToken]] = list
         with torch.inference_mode():
             self._forward = kernels.capture(
                 lambda batch: model(batch, self._kv, kernels), self._buffers.batch
@@ -58,17 +63,28 @@ class Runner:
             logits_RV = logits_RV[last_rows]
         sampling = [chunk for chunk in plan.chunks if chunk.samples]
         rows = [_row(chunk, self._sampled_rows) for chunk in sampling]
+        # While the device computes: this waits for the tokens of the step before, not of this one.
+        mask = self._masks.fill(sampling, self._pending_token)
         self._sampled_rows = {chunk.sequence: row for row, chunk in enumerate(sampling)}
-        sampled = self._sampler.launch(logits_RV, rows)
+        sampled = functools.cache(self._sampler.launch(logits_RV, rows, mask))
+        self._sampled = sampled
+        errors = {} if mask is None else mask.errors
 
         def result() -> StepOutput:
-            tokens = iter(sampled())
+            found = sampled()
+            if errors:
+                found = [t._replace(error=errors.get(row)) for row, t in enumerate(found)]
+            tokens = iter(found)
             return StepOutput(
                 tuple(next(tokens) if chunk.samples else None for chunk in plan.chunks),
                 tuple(prompt_logprobs),
             )
 
         return result
+
+    def _pending_token(self, sequence: RequestSequence) -> int:
+        """What the step before sampled for it."""
+        return self._sampled()[self._sampled_rows[sequence]].token_id
 
     def _copy_blocks(self, copies: Sequence[BlockCopy]) -> None:
         if copies:
@@ -80,7 +96,8 @@ def _row(chunk: ScheduledChunk, sampled_rows: Mapping[RequestSequence, int]) -> 
     sequence, params = chunk.sequence, chunk.sequence.request.params
     num_known_outputs = len(sequence.token_ids) - sequence.num_prompt_tokens
     is_pending = chunk.output_index > num_known_outputs
-    is_suppressed = chunk.output_index < params.min_tokens
+    # With a grammar the mask does it, for it knows where nothing else can follow.
+    is_suppressed = chunk.output_index < params.min_tokens and sequence.request.grammar is None
     return SamplingRow(
         params=params,
         seed=params.seed or 0,

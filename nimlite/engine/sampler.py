@@ -9,11 +9,13 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from nimlite.engine.batch import BatchBuffers
 from nimlite.engine.plan import SampledToken
 from nimlite.engine.request import Logprob, SamplingParams
+from nimlite.engine.token_masks import TokenMask
 from nimlite.kernels.base import Counts
 
 _CANDIDATES = 256
@@ -65,9 +67,10 @@ class Sampler(Protocol):
         """Fill in the input tokens that the step before sampled and the host has not seen."""
 
     def launch(
-        self, logits_RV: torch.Tensor, rows: Sequence[SamplingRow]
+        self, logits_RV: torch.Tensor, rows: Sequence[SamplingRow], mask: TokenMask | None = None
     ) -> Callable[[], list[SampledToken]]:
-        """Choose one token a row; the function that is returned waits for them."""
+        """Choose one token a row, of those that `mask` leaves; the function that is returned waits
+        for them."""
 
 
 class HostSampler:
@@ -79,22 +82,28 @@ class HostSampler:
         """The host knows every token."""
 
     def launch(
-        self, logits_RV: torch.Tensor, rows: Sequence[SamplingRow]
+        self, logits_RV: torch.Tensor, rows: Sequence[SamplingRow], mask: TokenMask | None = None
     ) -> Callable[[], list[SampledToken]]:
-        tokens = sample(logits_RV, rows)
+        tokens = sample(logits_RV, rows, mask)
         return lambda: tokens
 
 
-def sample(logits_RV: torch.Tensor, rows: Sequence[SamplingRow]) -> list[SampledToken]:
+def sample(
+    logits_RV: torch.Tensor, rows: Sequence[SamplingRow], mask: TokenMask | None = None
+) -> list[SampledToken]:
     """Choose one token a row. The logits (fp32) are left as they were."""
     greedy = logits_RV.argmax(dim=-1).tolist()
+    bits = {} if mask is None else dict(zip(mask.rows, mask.bits_GW, strict=True))
     tokens = []
     for i, row in enumerate(rows):
         logits_V = adjust(logits_RV[i], row) if row.is_adjusted else logits_RV[i]
+        if i in bits:
+            logits_V = forbid(logits_V, bits[i])
         if row.params.temperature > 0:
             token_id = _draw(logits_V, row.params, uniform(row.seed, row.output_index))
         else:
-            token_id = int(logits_V.argmax()) if row.is_adjusted else greedy[i]
+            is_changed = row.is_adjusted or i in bits
+            token_id = int(logits_V.argmax()) if is_changed else greedy[i]
         count = row.params.logprobs
         logprob = None if count is None else logprob_of(logits_RV[i], token_id, count)
         tokens.append(SampledToken(token_id, logprob))
@@ -142,6 +151,12 @@ def adjust(logits_V: torch.Tensor, row: SamplingRow) -> torch.Tensor:
         ids = torch.tensor(row.suppressed)
         logits_V = logits_V.index_fill(0, ids, -torch.inf)
     return logits_V
+
+
+def forbid(logits_V: torch.Tensor, bits_W: np.ndarray) -> torch.Tensor:
+    """The logits with -inf where a token has no bit (as `TokenMask` has them)."""
+    is_allowed_V = np.unpackbits(bits_W.view(np.uint8), count=len(logits_V), bitorder="little")
+    return logits_V.masked_fill(torch.from_numpy(is_allowed_V) == 0, -torch.inf)
 
 
 def _count(token_ids: Sequence[int], like_V: torch.Tensor) -> torch.Tensor:

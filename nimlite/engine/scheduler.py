@@ -302,7 +302,10 @@ class Scheduler:
 
     def _append(self, sequence: Sequence, sampled: SampledToken) -> Delta:
         """Take in a sampled token and say what the client gets to see of it."""
-        token_id, logprob = sampled
+        token_id, logprob, error = sampled
+        if error is not None:
+            self._finish(sequence)
+            return Delta(sequence.request.id, finish_reason=FinishReason.REFUSED, error=error)
         is_first = len(sequence.token_ids) == sequence.num_prompt_tokens
         is_wanted = sequence.request.params.max_tokens > 0
         reason = sequence.append(token_id)

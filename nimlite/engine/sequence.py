@@ -32,6 +32,7 @@ class Sequence:
     __slots__ = (
         "block_hashes",
         "block_table",
+        "end_token_ids",
         "followers",
         "max_num_tokens",
         "num_cached_tokens",
@@ -77,6 +78,9 @@ class Sequence:
         eos = frozenset[int]() if params.ignore_eos else eos_token_ids
         self.stop_token_ids = eos.union(params.stop_token_ids)
         """They end it from output index `min_tokens` on; the sampler masks them before."""
+        self.end_token_ids = frozenset[int]() if request.grammar is None else eos_token_ids
+        """They end it at any time: a grammar lets them pass only where it may end, and where
+        nothing else can follow it does so whatever the parameters say."""
 
     @property
     def num_tokens(self) -> int:
@@ -109,6 +113,8 @@ class Sequence:
         num_outputs = len(self.token_ids) - self.num_prompt_tokens
         self.token_ids.append(token_id)
         if token_id in self.stop_token_ids and num_outputs >= self.request.params.min_tokens:
+            return FinishReason.STOP
+        if token_id in self.end_token_ids:
             return FinishReason.STOP
         if len(self.token_ids) >= self.max_num_tokens:
             return FinishReason.LENGTH

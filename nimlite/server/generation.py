@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from nimlite.engine.request import Delta, FinishReason, Request, SamplingParams
-from nimlite.errors import EngineDeadError, NimliteError
+from nimlite.engine.request import Delta, FinishReason, Grammar, Request, SamplingParams
+from nimlite.errors import EngineDeadError, NimliteError, RequestError
 from nimlite.observe.metrics import SequenceTimes, ServerMetrics
 from nimlite.server.choice import Choice, Piece, Prompt
 from nimlite.server.detokenizer import TextOptions
@@ -29,6 +29,7 @@ class Job:
     text: TextOptions
     new_parser: Callable[[], OutputParser | None] = lambda: None
     """One for each choice: what takes its text apart."""
+    grammar: Grammar | None = None
     echo: bool = False
     priority: int = 0
     cache_salt: str = ""
@@ -108,6 +109,7 @@ class Generation:
                 priority=job.priority,
                 group=f"{job.id}-{prompt_index}" if job.n > 1 else None,
                 cache_salt=job.cache_salt,
+                grammar=job.grammar,
             )
         )
 
@@ -128,7 +130,7 @@ class Generation:
         for delta in deltas:
             if delta.request_id not in unfinished:
                 continue
-            if delta.finish_reason is not None and (error := _error_of(delta)):
+            if delta.finish_reason is not None and (error := self._error_of(delta)):
                 break
             piece = self._feed(delta)
             if piece.finish_reason is not None:
@@ -148,6 +150,19 @@ class Generation:
             self._observe_sequence(delta.request_id, piece.finish_reason)
         return piece
 
+    def _error_of(self, delta: Delta) -> NimliteError | None:
+        """Where the engine gave the sequence up."""
+        match delta.finish_reason:
+            case FinishReason.REFUSED:
+                grammar = self._job.grammar
+                assert delta.error is not None, "a refusal has its reason"
+                return RequestError(delta.error, param=grammar.param if grammar else None)
+            case FinishReason.ERROR:
+                return EngineDeadError(delta.error or "The engine could not complete the request.")
+            case FinishReason.ABORT:
+                return EngineDeadError("The request was aborted before its answer was complete.")
+        return None
+
     def _observe_sequence(self, request_id: str, reason: FinishReason) -> None:
         times = SequenceTimes(
             arrived=self._arrived,
@@ -162,15 +177,6 @@ class Generation:
             self._observe_sequence(request_id, FinishReason.ABORT)
         num_prompt_tokens = sum(len(prompt.token_ids) for prompt in self._job.prompts)
         self._metrics.observe_request(num_prompt_tokens=num_prompt_tokens, succeeded=not unfinished)
-
-
-def _error_of(delta: Delta) -> NimliteError | None:
-    """Where the engine gave the sequence up."""
-    if delta.finish_reason is FinishReason.ERROR:
-        return EngineDeadError(delta.error or "The engine could not complete the request.")
-    if delta.finish_reason is FinishReason.ABORT:
-        return EngineDeadError("The request was aborted before its answer was complete.")
-    return None
 
 
 def _params_of_sample(params: SamplingParams, sample: int) -> SamplingParams:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
-from nimlite.engine.request import SamplingParams
+from nimlite.engine.request import Grammar, SamplingParams
 from nimlite.errors import ContextLengthError, RequestError
 from nimlite.server.choice import Prompt
 from nimlite.server.detokenizer import TextOptions
 from nimlite.server.generation import Job
 from nimlite.server.output_parser import OutputParser
 from nimlite.server.protocol import MAX_PROMPTS, GenerationBody
+from nimlite.server.structured import grammar_of
 
 
 def build_job(
@@ -20,8 +21,15 @@ def build_job(
     echo: bool = False,
     new_parser: Callable[[], OutputParser | None] = lambda: None,
     shown_ids: frozenset[int] = frozenset(),
+    grammar: Grammar | None = None,
 ) -> Job:
-    """Raises RequestError where prompts and `n` make too many sequences."""
+    """`grammar` None: what the body says about the form of the answer, which then is all text.
+
+    Raises RequestError where prompts and `n` make too many sequences, or where the body gives
+    several forms.
+    """
+    if grammar is None and (grammar := grammar_of(body)):
+        new_parser = lambda: None  # noqa: E731
     n = body.n or 1
     if len(prompts) * n > MAX_PROMPTS:
         raise RequestError(
@@ -42,6 +50,7 @@ def build_job(
             min_tokens=params.min_tokens,
         ),
         new_parser=new_parser,
+        grammar=grammar,
         echo=echo,
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",

@@ -8,6 +8,7 @@ from nimlite.engine.request import MAX_LOGPROBS
 from nimlite.errors import RequestError
 from nimlite.server.messages import ChatMessage
 from nimlite.server.strict import NULL_SCHEMA, Strict, Unsupported, UnsupportedList, refuse_unless
+from nimlite.server.structured import StructuredBody
 from nimlite.server.tools import MAX_TOOLS, Tool, ToolChoice, offered_tools
 
 MAX_N = 128
@@ -34,7 +35,7 @@ class StreamOptions(Strict):
     include_obfuscation: Annotated[Any, refuse_unless(False), NULL_SCHEMA] = None
 
 
-class GenerationBody(Strict):
+class GenerationBody(StructuredBody):
     """What both endpoints take."""
 
     model: str
@@ -111,7 +112,6 @@ class ChatCompletionRequest(GenerationBody):
     include_reasoning: bool | None = None
     """False: what the model thought is left out of the answer."""
 
-    response_format: Annotated[Any, refuse_unless({"type": "text"}), NULL_SCHEMA] = None
     modalities: Annotated[Any, refuse_unless(["text"]), NULL_SCHEMA] = None
     functions: UnsupportedList = None
     function_call: Annotated[Any, refuse_unless("none"), NULL_SCHEMA] = None

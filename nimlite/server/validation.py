@@ -96,13 +96,13 @@ def _real_path(body: object, loc: Sequence[int | str]) -> tuple[int | str, ...]:
     """`loc` without the names that pydantic inserts for alternatives of a union."""
     path: list[int | str] = []
     value: Any = body
-    for step in loc:
+    for index, step in enumerate(loc):
         in_object = isinstance(value, dict) and step in value
         in_array = isinstance(value, list) and isinstance(step, int) and step < len(value)
         if in_object or in_array:
             value = value[step]
             path.append(step)
-        elif isinstance(value, dict) and step == loc[-1]:
+        elif isinstance(value, dict) and index == len(loc) - 1:
             path.append(step)  # a field that is missing
     return tuple(path)
 

@@ -7,11 +7,16 @@ from fakes.driving import drive, request
 from fakes.llama import Llama
 
 from nimlite.engine.device_sampler import DeviceSampler
-from nimlite.engine.request import Request
+from nimlite.engine.request import Grammar, GrammarKind, Request
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 from nimlite.kernels.triton.sample import SampleConfig
 
 SMALL = SampleConfig(block=512, capacity=256, num_warps=4)
+FORM = Grammar(
+    GrammarKind.JSON_SCHEMA,
+    '{"type": "object", "properties": {"a": {"type": "string", "maxLength": 5}, "b": {"enum": [1, '
+    '"x", null]}}, "required": ["a", "b"], "additionalProperties": false}',
+)
 TEXT = b"We hold these truths to be self-evident, that all men are created equal."
 
 
@@ -32,6 +37,10 @@ def mixed_requests() -> list[Request]:
         ),
         request("short", TEXT[3:4], max_tokens=1),
         request("scored", TEXT[:50], max_tokens=3, prompt_logprobs=1),
+        *(
+            request(f"form-{i}", TEXT[:33], group="f", grammar=FORM, **one)
+            for i, one in enumerate(({"max_tokens": 22}, sampled | {"logprobs": 1}))
+        ),
         *(request(f"fork-{i}", TEXT[:35], group="g", **(sampled | {"seed": i})) for i in range(3)),
     ]
 

@@ -11,8 +11,9 @@ from fakes.gated_engine import GatedEngine
 from fakes.llama import Llama
 
 from nimlite.engine.engine import Engine
+from nimlite.engine.grammar import GrammarCompiler
 from nimlite.engine.loop import EngineLoop
-from nimlite.engine.request import Delta, FinishReason
+from nimlite.engine.request import Delta, FinishReason, Grammar, GrammarKind
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 
 SHUTDOWN = "The server is shutting down."
@@ -94,7 +95,7 @@ def test_one_that_never_fits_fails_alone(
     loop.submit([request("long", [1] * 500, max_tokens=100), request("short", [1], max_tokens=3)])
     assert len(mailbox.outcome("short").token_ids) == 3
     failed = mailbox.outcome("long")
-    assert failed.finish_reason is FinishReason.ERROR
+    assert failed.finish_reason is FinishReason.REFUSED
     assert failed.error.startswith("This request needs 600 tokens (500 in the prompt and 100 of")
 
 
@@ -116,6 +117,61 @@ def test_abort_of_waiting_running_and_finished(
     assert len(mailbox.outcome("kept").token_ids) == 2
     assert "waiting" not in mailbox.deltas
     assert not any(delta.finish_reason for delta in mailbox.deltas["running"])
+
+
+class HeldCompiler:
+    """Compiles when a test lets it."""
+
+    def __init__(self, compiler: GrammarCompiler) -> None:
+        self.began, self.may_go_on = threading.Event(), threading.Event()
+        self.knows = compiler.knows
+        self._compiler = compiler
+
+    def check(self, grammar: Grammar) -> None:
+        if threading.current_thread().name.startswith("grammars"):
+            self.began.set()
+            assert self.may_go_on.wait(60)
+        self._compiler.check(grammar)
+
+
+def test_nobody_waits_for_anothers_grammar(
+    engine: GatedEngine, loop: EngineLoop, mailbox: Mailbox
+) -> None:
+    engine.open_gate()
+    held = engine.grammars = HeldCompiler(engine.grammars)
+    good, bad = Grammar(GrammarKind.REGEX, "[ab]{3}"), Grammar(GrammarKind.REGEX, "[b-a]")
+    samples = [request(f"good-{i}", [1], group="g", grammar=good) for i in range(3)]
+    loop.submit(samples)
+    loop.submit([request("bad", [1], grammar=bad)])
+    assert held.began.wait(60)
+    loop.submit([request("plain", [2], max_tokens=3)])
+    assert len(mailbox.outcome("plain").token_ids) == 3
+    loop.abort(["good-1"])
+    held.may_go_on.set()
+    for name in ("good-0", "good-2"):
+        outcome = mailbox.outcome(name)
+        assert outcome.finish_reason is FinishReason.STOP
+        assert good_text(outcome.token_ids)
+    refused = mailbox.outcome("bad")
+    assert refused.finish_reason is FinishReason.REFUSED
+    assert "invalid character class range" in refused.error
+    assert "good-1" not in mailbox.deltas
+    assert loop.stats.num_free_blocks == loop.stats.num_blocks
+
+
+def good_text(token_ids: Sequence[int]) -> bool:
+    return len(token_ids) == 4 and set(token_ids[:3]) <= {97, 98}
+
+
+def test_stop_answers_who_waits_for_a_grammar(
+    engine: GatedEngine, loop: EngineLoop, mailbox: Mailbox
+) -> None:
+    held = engine.grammars = HeldCompiler(engine.grammars)
+    loop.submit([request("a", [1], grammar=Grammar(GrammarKind.REGEX, "x"))])
+    assert held.began.wait(60)
+    loop.stop()
+    assert mailbox.outcome("a").error == SHUTDOWN
+    held.may_go_on.set()
 
 
 def test_stop_under_load_answers_everybody(

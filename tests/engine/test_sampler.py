@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from nimlite.engine.device_sampler import DeviceSampler
 from nimlite.engine.request import SamplingParams
 from nimlite.engine.sampler import HostSampler, Sampler, SamplingRow, logprob_of, uniform
+from nimlite.engine.token_masks import TokenMask
 
 VOCAB = 300
 
@@ -165,6 +167,39 @@ def test_logprobs_are_the_models_own(sampler):
     assert logprob.rank == order.index(7) + 1
     assert [i for i, _ in logprob.top] == order[:3]
     assert logprob_of(logits, order[0], 0).top == ()
+
+
+def mask_of(allowed: dict[int, set[int]]) -> TokenMask:
+    """By row, the tokens that a grammar leaves."""
+    bits = np.zeros((len(allowed), -(-VOCAB // 32) * 32), np.uint8)
+    for place, tokens in enumerate(allowed.values()):
+        bits[place, sorted(tokens)] = 1
+    packed = np.packbits(bits, axis=1, bitorder="little").view(np.uint32)
+    return TokenMask(rows=tuple(allowed), bits_GW=packed, errors={})
+
+
+def test_a_mask_leaves_the_other_rows_and_the_logprobs_alone(sampler):
+    logits = random_logits(3)
+    best = logits.argsort(descending=True)
+    rows = [
+        row(temperature=0.0),
+        row(temperature=0.0, logit_bias={int(best[1, 0]): 100.0}, logprobs=1),
+        row(temperature=1.0, top_k=1),
+    ]
+    left = {1: {int(best[1, 9]), int(best[1, 4]), 299}, 2: {int(best[2, 7]), int(best[2, 8])}}
+    before = logits.clone()
+    tokens = sampler.launch(logits, rows, mask_of(left))()
+    assert [t.token_id for t in tokens] == [int(best[0, 0]), int(best[1, 4]), int(best[2, 7])]
+    assert (tokens[1].logprob.rank, tokens[1].logprob.top[0][0]) == (5, int(best[1, 0]))
+    assert torch.equal(logits, before)
+
+
+def test_draws_stay_inside_the_mask(sampler):
+    left = {3, 64, 255}
+    logits, mask = torch.zeros(1, VOCAB), mask_of({0: left})
+    for params in ({}, {"top_p": 0.9}, {"min_p": 0.5}, {"top_k": 50, "frequency_penalty": 1.0}):
+        rows = [row(seed=seed, temperature=1.5, **params) for seed in range(12)]
+        assert {sampler.launch(logits, [one], mask)()[0].token_id for one in rows} == left
 
 
 def test_a_token_that_only_the_device_knows_is_counted():

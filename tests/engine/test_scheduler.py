@@ -1,9 +1,12 @@
 """One test a rule. `Simulation` checks the integrity of the pool after every move of its own."""
 
+import dataclasses
+
 import pytest
 from fake_runner import EOS, Simulation, generate_alone
 
-from nimlite.engine.request import FinishReason, Request, SamplingParams
+from nimlite.engine.plan import SampledToken, StepOutput
+from nimlite.engine.request import FinishReason, Grammar, GrammarKind, Request, SamplingParams
 from nimlite.engine.sequence import PRIORITY_SPAN
 from nimlite.errors import ContextLengthError
 
@@ -339,3 +342,26 @@ def test_stats_count_what_happened():
     stats = simulation.scheduler.stats()
     assert (stats.num_running, stats.num_waiting) == (0, 0)
     assert (stats.num_prompt_tokens, stats.num_generated_tokens) == (6, 8)
+
+
+def test_a_grammar_ends_its_sequence_whatever_the_parameters_say():
+    plain = request("plain", max_tokens=20, min_tokens=9)
+    bound = dataclasses.replace(plain, id="bound", grammar=Grammar(GrammarKind.REGEX, "a"))
+    simulation = simulate(plain, bound)
+    plan = simulation.scheduler.schedule()
+    output = StepOutput((SampledToken(EOS), SampledToken(EOS)), ((), ()))
+    kept, ended = simulation.scheduler.update(plan, output)
+    assert (kept.finish_reason, kept.token_ids) == (None, (EOS,))
+    assert (ended.finish_reason, ended.stop_token_id) == (FinishReason.STOP, EOS)
+    assert simulation.scheduler.stats().num_running == 1
+
+
+def test_a_sequence_without_a_possible_token_is_refused_and_its_followers_go_on():
+    simulation = simulate(request("leader", group="g"), request("follower", group="g"))
+    plan = simulation.scheduler.schedule()
+    output = StepOutput((SampledToken(3, error="Nothing can follow."),), ((),))
+    [refused] = simulation.scheduler.update(plan, output)
+    assert (refused.finish_reason, refused.error) == (FinishReason.REFUSED, "Nothing can follow.")
+    assert refused.token_ids == ()
+    simulation.scheduler.check_integrity()
+    assert chunks(simulation.scheduler.schedule()) == [("follower", 0, 3)]

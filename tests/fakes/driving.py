@@ -4,7 +4,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nimlite.engine.engine import Engine
-from nimlite.engine.request import Delta, FinishReason, Logprob, Request, SamplingParams
+from nimlite.engine.request import (
+    Delta,
+    FinishReason,
+    Grammar,
+    Logprob,
+    Request,
+    SamplingParams,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,7 @@ def request(
     *,
     group: str | None = None,
     priority: int = 0,
+    grammar: Grammar | None = None,
     **params: object,
 ) -> Request:
     """Greedy unless `params` says otherwise."""
@@ -52,6 +60,7 @@ def request(
         params=SamplingParams(**({"temperature": 0.0} | params)),
         group=group,
         priority=priority,
+        grammar=grammar,
     )
 
 

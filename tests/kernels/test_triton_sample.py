@@ -6,6 +6,7 @@ from nimlite.kernels.triton import reference
 from nimlite.kernels.triton.argmax import argmax
 from nimlite.kernels.triton.penalties import IN_PROMPT, Adjustments, adjust, count
 from nimlite.kernels.triton.sample import SampleConfig, SamplingInputs, sample
+from nimlite.kernels.triton.token_mask import forbid
 
 VOCABULARY = 1500
 CONFIG = SampleConfig(block=512, capacity=256, num_warps=4)
@@ -140,3 +141,20 @@ def test_penalties_and_biases() -> None:
     assert adjusted[1, 4100] == expected[1, 4100] == -torch.inf
     adjusted[1, 4100] = expected[1, 4100] = 0
     assert relative_error(adjusted, expected) < 1e-6
+
+
+@pytest.mark.parametrize("vocabulary", [31, 100, 4096, 9001])
+@pytest.mark.parametrize("dtype", [DTYPE, torch.float32])
+def test_only_tokens_with_a_bit_keep_their_logits(vocabulary: int, dtype: torch.dtype) -> None:
+    logits = random(5, vocabulary, dtype=dtype)
+    num_words = -(-vocabulary // 32) + 1  # one more than needed
+    bits = torch.randint(-(2**31), 2**31, (3, num_words)).to(torch.int32)
+    bits[1], bits[2] = -1, 0
+    rows = [3, 0, 1]
+    expected = logits.clone()
+    for row, words in zip(rows, bits, strict=True):
+        expected[row] = reference.forbid(logits[row], words.to(WHERE))
+    forbid(logits, tensor(rows, torch.int32), bits.to(WHERE), DEVICE)
+    assert torch.equal(logits, expected)
+    assert torch.isinf(logits[1]).all() and not torch.isinf(logits[[0, 2, 4]]).any()
+    assert 0 < int(torch.isinf(logits[3]).sum()) < vocabulary

@@ -26,6 +26,7 @@ from nimlite.kernels.triton import (
     norm,
     rope,
     sample,
+    token_mask,
     weights,
 )
 from nimlite.kernels.triton.attention_decode import DecodeConfig, DecodeWorkspace, attention_decode
@@ -106,6 +107,7 @@ def launch_all(device: Device) -> None:
     row = torch.zeros(64)
     inputs = sample.SamplingInputs(row, ints(64), row, row, row)
     sample.sample(x, inputs, ints(64), device)
+    token_mask.forbid(torch.zeros(64, 4096), ints(8), ints(8, 128), device)
     scheme = weights.BF16_ROWS if device.has_bf16 else weights.FP16_ROWS
     for one in [scheme, weights.FP8_ROWS] if device.has_fp8 else [scheme]:
         weight = one.pack(torch.zeros(1024, 4096))

@@ -53,7 +53,6 @@ def error_of(response: httpx.Response, status: int = 400) -> dict[str, Any]:
         ({"stream_options": {}}, "stream_options", "only with 'stream': true"),
         ({"temprature": 1}, "temprature", "Did you mean 'temperature'?"),
         ({"tools": [{"type": "function"}]}, "tools[0].function", "Missing required parameter"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "is not supported"),
         ({"audio": {"voice": "x"}}, "audio", "is not supported"),
         ({"store": True}, "store", "is not supported"),
         ({"model": None}, "model", "expected a string, got null"),

@@ -135,3 +135,10 @@ def adjust(
     for token, bias in biases.items():
         logits_V[token] += bias
     return logits_V
+
+
+def forbid(logits_V: torch.Tensor, bits_W: torch.Tensor) -> torch.Tensor:
+    """-inf where a token's bit is not set."""
+    tokens_V = torch.arange(len(logits_V), device=logits_V.device)
+    is_allowed_V = bits_W[tokens_V // 32] >> (tokens_V % 32) & 1
+    return logits_V.masked_fill(is_allowed_V == 0, -torch.inf)

@@ -1,0 +1,107 @@
+"""Which tokens may come next in each sequence with a grammar.
+
+A matcher's state follows from its sequence's outputs alone: it takes in what it has not seen yet,
+and one that comes back after a preemption, without a matcher, is matched anew from its first
+output.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from llguidance import LLMatcher
+
+from nimlite.engine.grammar import GrammarCompiler, fault
+from nimlite.engine.plan import ScheduledChunk
+from nimlite.engine.sequence import Sequence as RequestSequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenMask:
+    """For some rows of a step, the tokens that may be sampled."""
+
+    rows: tuple[int, ...]
+    """Their places among the step's sampling rows."""
+    bits_GW: np.ndarray
+    """uint32, one row of bits for each of `rows`: token t may come where bit t % 32 of word t // 32
+    is set. Never none of a row."""
+    errors: dict[int, str]
+    """By place: why nothing can follow. All its bits are set."""
+
+
+@dataclass(slots=True)
+class _Matched:
+    matcher: LLMatcher
+    num_outputs: int = 0
+    """How many of the sequence's outputs it has taken in."""
+
+
+class TokenMasks:
+    """The matchers of the sequences that the latest step sampled for."""
+
+    def __init__(self, compiler: GrammarCompiler) -> None:
+        self._compiler = compiler
+        self._matched: dict[RequestSequence, _Matched] = {}
+
+    def fill(
+        self,
+        chunks: Sequence[ScheduledChunk],
+        pending: Callable[[RequestSequence], int],
+    ) -> TokenMask | None:
+        """The mask of a step that samples after each of `chunks`, None without a grammar.
+
+        `pending`: the output that the step before sampled for a sequence and that it does not know
+        of yet; only then it is called.
+        """
+        rows = tuple(i for i, c in enumerate(chunks) if c.sequence.request.grammar is not None)
+        if not rows:
+            self._matched = {}
+            return None
+        self._matched = {chunks[row].sequence: self._advanced(chunks[row], pending) for row in rows}
+        bits_GW = np.zeros((len(rows), -(-self._compiler.vocab_size // 32)), np.uint32)
+        errors = {}
+        for bits_W, row in zip(bits_GW, rows, strict=True):
+            matcher = self._matched[chunks[row].sequence].matcher
+            matcher.unsafe_compute_mask_ptr(bits_W.ctypes.data, bits_W.nbytes)
+            if matcher.is_error():
+                errors[row] = f"The grammar can't be followed any further: {fault(matcher)}."
+                bits_W[:] = 0xFFFFFFFF
+            else:
+                _forbid(bits_W, _unwanted(chunks[row]))
+        return TokenMask(rows=rows, bits_GW=bits_GW, errors=errors)
+
+    def _advanced(
+        self, chunk: ScheduledChunk, pending: Callable[[RequestSequence], int]
+    ) -> _Matched:
+        """The sequence's matcher behind all of its outputs."""
+        sequence = chunk.sequence
+        matched = self._matched.get(sequence)
+        if matched is None:
+            grammar = sequence.request.grammar
+            assert grammar is not None
+            matched = _Matched(self._compiler.matcher(grammar))
+        missing = sequence.token_ids[sequence.num_prompt_tokens + matched.num_outputs :]
+        if chunk.output_index > matched.num_outputs + len(missing):
+            missing.append(pending(sequence))
+        if missing:
+            matched.matcher.consume_tokens(missing)
+            matched.num_outputs = chunk.output_index
+        return matched
+
+
+def _unwanted(chunk: ScheduledChunk) -> frozenset[int]:
+    """Tokens that the parameters forbid where the grammar leaves a choice."""
+    sequence, params = chunk.sequence, chunk.sequence.request.params
+    ends = sequence.end_token_ids if params.ignore_eos else frozenset[int]()
+    return ends | sequence.stop_token_ids if chunk.output_index < params.min_tokens else ends
+
+
+def _forbid(bits_W: np.ndarray, token_ids: frozenset[int]) -> None:
+    """Clear the tokens' bits, unless none would be left."""
+    if not token_ids:
+        return
+    others_W = bits_W.copy()
+    for token_id in token_ids:
+        others_W[token_id // 32] &= ~np.uint32(1 << token_id % 32)
+    if others_W.any():
+        bits_W[:] = others_W

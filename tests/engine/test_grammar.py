@@ -1,0 +1,154 @@
+"""Grammars are compiled once, refused with the reason and the place, and bounded."""
+
+import json
+
+import pytest
+
+from nimlite.build.tokenizer_files import byte_tokenizer
+from nimlite.engine import grammar as grammar_module
+from nimlite.engine.grammar import MAX_GRAMMAR_CHARS, GrammarCompiler
+from nimlite.engine.request import Grammar, GrammarKind
+from nimlite.errors import RequestError
+
+EOS_ID = 256
+
+
+def schema(content: object, **others: str) -> Grammar:
+    return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(content), **others)
+
+
+@pytest.fixture
+def compiler() -> GrammarCompiler:
+    return GrammarCompiler(byte_tokenizer(), 272, [EOS_ID])
+
+
+def accepts(compiler: GrammarCompiler, grammar: Grammar, text: str) -> bool:
+    """Whether the whole text follows the grammar."""
+    matcher = compiler.matcher(grammar)
+    ids = byte_tokenizer().encode(text).ids
+    return matcher.validate_tokens([*ids, EOS_ID]) == len(ids) + 1
+
+
+LOOKS = {"type": "object", "properties": {"a": {"type": "array"}, "b": {}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("grammar", "accepted", "refused"),
+    [
+        (
+            schema(LOOKS),
+            ['{"a":[]}', '{"a": [1, {"x": "é"}], "b": null}', '{\n    "a": [\n        1\n    ]\n}'],
+            ["{}", '{"b":1,"a":[]}', '{"a":  []}', ' {"a":[]}', '{"a":[]}\n', '{"a":[\n\n]}'],
+        ),
+        (schema({"enum": [1]}, whitespace=" *"), ["1"], ["1 ", "2"]),
+        (schema(LOOKS, whitespace=""), ['{"a":[1,2]}'], ['{"a": [1,2]}']),
+        (Grammar(GrammarKind.REGEX, "[ab]+c?"), ["a", "abc"], ["", "abcc", "xabc"]),
+        (Grammar(GrammarKind.LARK, 'start: "é" | "x"+'), ["é", "xx"], ["e", ""]),
+        (Grammar(GrammarKind.EBNF, 'root ::= "a" root | [0-9]'), ["aa7", "7"], ["a"]),
+        (Grammar(GrammarKind.EBNF, 'start: "a" start | /[0-9]/'), ["aa7", "7"], ["a"]),
+    ],
+)
+def test_texts_of(
+    compiler: GrammarCompiler, grammar: Grammar, accepted: list[str], refused: list[str]
+) -> None:
+    for text in accepted:
+        assert accepts(compiler, grammar, text), text
+    for text in refused:
+        assert not accepts(compiler, grammar, text), text
+
+
+DEEP = {"type": "object", "properties": {"a/b": {"anyOf": [{"type": "null"}, {"not": {}}]}}}
+EMPTY = {"type": "integer", "minimum": 5, "maximum": 3}
+
+
+@pytest.mark.parametrize(
+    ("grammar", "sentence"),
+    [
+        (
+            schema({"type": "array", "uniqueItems": True}, param="response_format"),
+            "The JSON schema in 'response_format' can't be followed: at '#': 'uniqueItems' is not "
+            "supported here.",
+        ),
+        (schema(DEEP), "at '#/properties/a~1b/anyOf/1': 'not' is not supported here."),
+        (
+            schema({"$ref": "#/$defs/x", "$defs": {"x": {"items": {"if": {}, "then": {}}}}}),
+            "at '#/$defs/x/items': 'if', 'then' is not supported here.",
+        ),
+        (
+            schema({"properties": {"n": EMPTY}, "required": ["n"], "type": "object"}),
+            "at '#/properties/n': Unsatisfiable schema: minimum (5) is greater than maximum (3).",
+        ),
+        (schema({"$ref": "https://example.org/s"}), "at '#': Resource 'https://example.org/s'"),
+        (schema({"type": "strin"}), "at '#': Invalid type: strin."),
+        (schema({"$ref": "#"}), "at '#': no text follows it to its end."),
+        (schema([1]), "The grammar can't be read: Expecting object schema"),
+        (Grammar(GrammarKind.JSON_SCHEMA, "{"), "can't be read: EOF while parsing an object"),
+        (
+            Grammar(GrammarKind.REGEX, "a(?=b)", param="guided_regex"),
+            "The grammar in 'guided_regex' can't be followed: at 1(8): invalid regex",
+        ),
+        (Grammar(GrammarKind.LARK, 'start: start "a"'), "no text follows it to its end."),
+        (Grammar(GrammarKind.LARK, "start: thing"), 'unknown name: "thing"'),
+        (
+            Grammar(GrammarKind.EBNF, "hello"),
+            "can't be read: as GBNF: Expected ::= at line 1, 'hello' ^ ''; and a Lark grammar has "
+            "a rule 'start: …'.",
+        ),
+        (Grammar(GrammarKind.EBNF, "root ::= " + "(" * 5000), "maximum recursion depth"),
+        (
+            Grammar(GrammarKind.REGEX, "a" * (MAX_GRAMMAR_CHARS + 1)),
+            "The grammar has 262145 characters; at most 262144 are read here.",
+        ),
+        (Grammar(GrammarKind.REGEX, "(" * 5000 + ")" * 5000), "invalid regex"),
+        (Grammar(GrammarKind.LARK, "start: " + "(" * 5000), "too deeply nested"),
+    ],
+)
+def test_refusals_of(compiler: GrammarCompiler, grammar: Grammar, sentence: str) -> None:
+    for _ in range(2):
+        with pytest.raises(RequestError) as raised:
+            compiler.check(grammar)
+        assert sentence in str(raised.value)
+        assert (raised.value.param, raised.value.error_code) == (grammar.param, "invalid_grammar")
+        assert compiler.knows(grammar)
+
+
+def test_a_schema_may_not_loosen_the_rules(compiler: GrammarCompiler) -> None:
+    with pytest.raises(RequestError, match="'not' is not supported"):
+        compiler.check(schema({"x-guidance": {"lenient": True}, "not": {}}))
+    blanks = schema({"type": "array", "x-guidance": {"whitespace_pattern": " *"}})
+    assert not accepts(compiler, blanks, "[    ]")
+
+
+def test_the_latest_used_are_kept(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar_module, "_MAX_COMPILED", 2)
+    monkeypatch.setattr(grammar_module, "_MAX_COMPILED_CHARS", 20)
+    first, second, third = (Grammar(GrammarKind.REGEX, text) for text in "abc")
+    for grammar in (first, second, first, third):
+        compiler.check(grammar)
+    assert [compiler.knows(grammar) for grammar in (first, second, third)] == [True, False, True]
+    compiler.check(Grammar(GrammarKind.REGEX, "x" * 19))
+    assert [compiler.knows(grammar) for grammar in (first, third)] == [False, True]
+    assert accepts(compiler, first, "a")
+
+
+def test_matchers_share_no_state(compiler: GrammarCompiler) -> None:
+    grammar = Grammar(GrammarKind.REGEX, "[ab]c")
+    one, other = compiler.matcher(grammar), compiler.matcher(grammar)
+    assert one.consume_tokens([97, 99])
+    assert (one.is_accepting(), other.is_accepting()) == (True, False)
+    assert other.consume_tokens([98])
+
+
+def test_a_model_without_an_end_follows_no_grammar() -> None:
+    compiler = GrammarCompiler(byte_tokenizer(), 272, [])
+    with pytest.raises(RequestError, match="no token that ends a text"):
+        compiler.check(Grammar(GrammarKind.REGEX, "a"))
+
+
+def test_more_logits_than_tokens_and_fewer() -> None:
+    for vocab_size, num_bits in ((100, 257), (1000, 1000)):
+        compiler = GrammarCompiler(byte_tokenizer(), vocab_size, [EOS_ID])
+        assert compiler.vocab_size == num_bits
+        compiler.check(Grammar(GrammarKind.REGEX, "a"))
