@@ -27,6 +27,7 @@ from nimlite.profiles.selection import Selection, next_precision, select
 from nimlite.profiles.shape import ModelShape
 from nimlite.redaction import public
 from nimlite.settings import Settings
+from nimlite.settings.values import DenseBackend
 from nimlite.store.cache import Store
 from nimlite.store.inventory import ENGINE_FILE, evict, use
 from nimlite.store.model_store import read_model_store
@@ -194,7 +195,13 @@ def prepare_kernels(plan: Plan, store: Store, progress: Progress) -> "Backend":
         gpu = _first_gpu(plan)
         # alone to be seen, it is the first
         index = 0 if os.environ.get("CUDA_VISIBLE_DEVICES") == gpu.uuid else gpu.index
-        return GpuBackend(profile=serving, memory_bytes=chosen.memory.budget, index=index)
+        return GpuBackend(
+            profile=serving,
+            memory_bytes=chosen.memory.budget,
+            index=index,
+            backend=plan.settings.backend,
+        )
+    _require_no_tensorrt(plan.settings)
     from nimlite.engine.cpu import CpuBackend
     from nimlite.kernels import cpu_kernels
 
@@ -203,6 +210,17 @@ def prepare_kernels(plan: Plan, store: Store, progress: Progress) -> "Backend":
         selected = cpu_kernels(store.kernels, plan.num_threads, head_dim)
     _log.info("%s", selected.reason)
     return CpuBackend(profile=chosen.serving, kernels=selected.kernels)
+
+
+def _require_no_tensorrt(settings: Settings) -> None:
+    """On the CPU. Raises SettingError where it was asked for."""
+    if settings.backend is DenseBackend.TENSORRT:
+        raise SettingError(
+            f"{settings.named('backend')} needs an NVIDIA GPU, and the chosen profile runs on the"
+            " CPU: take auto, which uses TensorRT only where it runs, or torch."
+        )
+    if settings.backend is DenseBackend.AUTO:
+        _log.warning("torch runs the dense layers: TensorRT needs an NVIDIA GPU.")
 
 
 def prepare_engine(
@@ -215,15 +233,18 @@ def prepare_engine(
     """
     from nimlite.build.builder import BuildJob, build_engine
     from nimlite.build.engine_dir import open_engine, remember
+    from nimlite.models.registry import read_spec
 
     manifest, chosen = plan.selection.manifest, plan.selection.chosen
     path = Path(manifest.artifact.uri)
     if (path / ENGINE_FILE).exists():
         return open_engine(path, verify_weights=chosen.profile.device is Device.CPU)
+    checkpoint = read_checkpoint(manifest.artifact, plan.settings, store, progress)
     job = BuildJob(
-        checkpoint=read_checkpoint(manifest.artifact, plan.settings, store, progress),
+        checkpoint=checkpoint,
         profile=_limited(plan) if home else chosen.profile,
         device=_device_name(plan),
+        dense=backend.dense(read_spec(checkpoint.config)),
         model_name=manifest.display_name,
         served_name=manifest.served_name,
         source=manifest.artifact.shown,

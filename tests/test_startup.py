@@ -150,6 +150,20 @@ class StreamingBackend(CpuBackend):
         return CpuBackend.open(self, directory, progress, prefix_caching=prefix_caching)
 
 
+def test_on_the_cpu_torch_runs_the_dense_layers(
+    store: Store, progress: LineProgress, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = plan_for(checkpoint, store, progress, NIM_BACKEND="tensorrt")
+    with pytest.raises(SettingError) as refusal:
+        prepare_kernels(plan, store, progress)
+    assert str(refusal.value) == (
+        "NIM_BACKEND=tensorrt needs an NVIDIA GPU, and the chosen profile runs on the CPU: take"
+        " auto, which uses TensorRT only where it runs, or torch."
+    )
+    prepare_kernels(plan_for(checkpoint, store, progress, NIM_BACKEND="auto"), store, progress)
+    assert "torch runs the dense layers: TensorRT needs an NVIDIA GPU." in caplog.text
+
+
 def test_weights_that_prove_damaged_as_they_are_read_are_built_again(
     store: Store,
     progress: LineProgress,

@@ -38,6 +38,7 @@ from nimlite.store.disk import writing_to
 from nimlite.store.durable import publish
 from nimlite.store.inventory import BUILDING, ENGINE_FILE
 from nimlite.store.turn import turn
+from nimlite.tensorrt.plan_cache import carry_over
 from nimlite.version import __version__
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class BuildJob:
     profile: Profile
     device: str
     """What distinguishes machines whose engines differ."""
+    dense: str = "torch"
+    """What computes the dense layers, as the target names it."""
     model_name: str
     served_name: str
     source: str
@@ -61,7 +64,7 @@ class BuildJob:
 
     @property
     def key(self) -> str:
-        return engine_key(self.checkpoint.digest, self.profile, self.device)
+        return engine_key(self.checkpoint.digest, self.profile, self.device, self.dense)
 
 
 def build_engine(
@@ -87,6 +90,7 @@ def build_engine(
             shutil.rmtree(work, ignore_errors=True)
             try:
                 work.mkdir()
+                carry_over(home, work)
                 built = _build(job, work, shown, target)
                 publish(work, home)
             finally:

@@ -2,6 +2,7 @@
 
 engine.json             EngineConfig
 rankN.safetensors       weights (weights_file.py)
+*.plan, plans.json      TensorRT's, where it was asked for (tensorrt/plans.py)
 kernels/                what a GPU's driver compiled and measured; made again where missing
 tokenizer.json, …       as transformers reads them
 NOTICE.nimlite, LICENSE         where the weights come from
@@ -95,13 +96,14 @@ class EngineDirectory:
 _CONFIG = TypeAdapter(EngineConfig)
 
 
-def engine_key(checkpoint_digest: str, profile: Profile, device: str) -> str:
+def engine_key(checkpoint_digest: str, profile: Profile, device: str, dense: str = "torch") -> str:
     """sha256 of everything that shapes an engine. `device`: what distinguishes machines whose
-    engines differ."""
+    engines differ. `dense`: what computes the dense layers."""
     shaped_by = {
         "checkpoint": checkpoint_digest,
         "profile": profile.engine_content,
         "device": device,
+        "dense": dense,
         "torch": torch.__version__,
         "nimlite": __version__,
         "format": ENGINE_FORMAT,

@@ -34,6 +34,11 @@ _MAX_RELATIVE_ERROR: Mapping[Precision, float] = {
 layer more than 50 %); perplexity tells whether the rounding is worth it."""
 
 
+def max_relative_error(precision: Precision) -> float:
+    """How far an engine's logits may be from the model's: what its rounding costs, at most."""
+    return _MAX_RELATIVE_ERROR[precision]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityReport:
     """The engine's logits against the reference's, over all positions of the test's prompts."""

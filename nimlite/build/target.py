@@ -24,6 +24,10 @@ class BuildTarget(Protocol):
         """Whether they stay there and serve at once, and are written from there. Else they go to
         the file one by one."""
 
+    def dense(self, spec: ModelSpec) -> str:
+        """What computes the dense layers there, as far as it shapes an engine. Raises SettingError
+        where that can't be had."""
+
     def scheme(self, name: str, num_columns: int) -> Scheme:
         """The format of the engine tensor `name`."""
 

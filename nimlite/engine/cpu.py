@@ -49,6 +49,9 @@ class CpuBackend:
     def keeps_weights(self) -> bool:
         return False
 
+    def dense(self, spec: ModelSpec) -> str:
+        return "torch"
+
     def scheme(self, name: str, num_columns: int) -> Scheme:
         layers, vocabulary = _SCHEMES[self.profile.precision]
         is_vocabulary = name in ("embedding", "head")

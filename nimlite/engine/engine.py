@@ -35,6 +35,7 @@ from nimlite.kernels.base import Kernels, KVLayout
 from nimlite.kernels.select import cpu_kernels
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
+from nimlite.layers.model import Model
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import SILENT
 from nimlite.profiles.manifest import Device, Precision, Profile
@@ -77,9 +78,11 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         prefix_caching: bool = True,
         sampler: Sampler | None = None,
+        dense: Callable[[Decoder], Model] | None = None,
     ) -> None:
         """The profile's `kv_cache_bytes` must be decided. Without a tokenizer prompts are token
-        ids, and without a sampler the host samples."""
+        ids, and without a sampler the host samples. `dense` lets something else than the kernels
+        compute the dense layers."""
         layout = kv_layout(spec, profile)
         limits = BatchLimits(
             max_tokens=profile.max_num_tokens,
@@ -92,7 +95,8 @@ class Engine:
         self.profile = profile
         self.grammars = GrammarCompiler(tokenizer, spec.vocab_size, eos_token_ids)
         self._tokenizer = tokenizer
-        model = Decoder.load(spec, weights, layout)
+        decoder = Decoder.load(spec, weights, layout)
+        model = dense(decoder) if dense else decoder
         masks = TokenMasks(self.grammars)
         self._runner = Runner(model, kernels, layout, limits, sampler or HostSampler(), masks)
         self._in_flight: tuple[StepPlan, Callable[[], StepOutput]] | None = None

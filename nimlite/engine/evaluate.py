@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from nimlite.kernels.base import Batch, Kernels, KVLayout
-from nimlite.layers.decoder import Decoder
+from nimlite.layers.model import Model
 
 _TABLE_WIDTH = 16
 """Tables are widened to a multiple of it, as those of most engines are: for a stride with another
@@ -17,7 +17,7 @@ divisor a GPU's kernels would be compiled anew."""
 class Evaluation:
     """An engine's arithmetic over whole texts (a `selftest.Candidate`)."""
 
-    model: Decoder
+    model: Model
     kernels: Kernels
     num_decoded: int = 0
     """Tokens at a text's end that take a step each."""
@@ -42,7 +42,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def prompt_logits(
-    model: Decoder, kernels: Kernels, token_ids: Sequence[int], *, num_decoded: int = 0
+    model: Model, kernels: Kernels, token_ids: Sequence[int], *, num_decoded: int = 0
 ) -> torch.Tensor:
     """fp32 logits_TV of every position of one text, over a pool of its own.
 
@@ -60,7 +60,7 @@ Step = Callable[[Sequence[int], int, int], torch.Tensor]
 """A text, and the bounds of the tokens to compute now: their fp32 logits_TV."""
 
 
-def _steps(model: Decoder, kernels: Kernels, max_tokens: int) -> Step:
+def _steps(model: Model, kernels: Kernels, max_tokens: int) -> Step:
     """The steps of one text of at most `max_tokens`, over a pool of its own."""
     layout = model.layout
     num_blocks = -(-max_tokens // layout.block_size)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from nimlite.build.engine_dir import EngineDirectory
 from nimlite.build.selftest import Candidate
+from nimlite.engine.dense import Dense, DenseLayers
 from nimlite.engine.device_sampler import DeviceSampler
 from nimlite.engine.engine import Engine, kv_layout
 from nimlite.engine.evaluate import Evaluation
@@ -32,6 +33,7 @@ from nimlite.observe.progress import SILENT, Progress
 from nimlite.profiles.manifest import Precision, Profile
 from nimlite.profiles.selection import gibibytes
 from nimlite.quant.base import PackedWeight, Scheme
+from nimlite.settings.values import DenseBackend
 
 _MEMORY_SHARE = 0.96
 """Of the memory that is free at first, where nobody says how much to take."""
@@ -53,6 +55,8 @@ class GpuBackend:
     memory_bytes: int | None = None
     """What the engine may take on the device, the KV pool included."""
     index: int = 0
+    backend: DenseBackend | None = None
+    """What was asked for to compute the dense layers; None: what the engine was built for."""
 
     @property
     def device(self) -> torch.device:
@@ -62,11 +66,15 @@ class GpuBackend:
     def keeps_weights(self) -> bool:
         return True
 
+    def dense(self, spec: ModelSpec) -> str:
+        return self._dense_layers.named(spec)
+
     def scheme(self, name: str, num_columns: int) -> Scheme:
         return gpu_scheme(name, self.profile.precision)
 
     def prepare(self, spec: ModelSpec, directory: Path, progress: Progress) -> None:
         self._cache(directory).activate()
+        self._dense_layers.prepare(spec, directory)
         dtype = activation_dtype(self.profile.precision)
         with ThreadPoolExecutor(1) as thread, progress.task("Compile the kernels", None, ""):
             shapes = products(spec, self.profile.precision)
@@ -78,8 +86,11 @@ class GpuBackend:
         self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
     ) -> Candidate:
         kernels = self._kernels(spec, directory, progress)
-        layout = kv_layout(spec, dataclasses.replace(self.profile, kv_cache_bytes=0))
-        return Evaluation(Decoder.load(spec, weights, layout), kernels, _NUM_DECODED)
+        decoder = self._decoder(spec, weights)
+        dense = self._dense_layers.choose(
+            directory, lambda: decoder, kernels, self._compiled(directory), progress
+        )
+        return Evaluation(dense(decoder), kernels, _NUM_DECODED)
 
     def open(
         self, directory: EngineDirectory, progress: Progress, *, prefix_caching: bool = True
@@ -91,18 +102,43 @@ class GpuBackend:
             torch.zeros(1, device=self.device)
         with progress.task("Read the weights", None, ""):
             weights = directory.weights_on(self.device)
+        kernels = self._kernels(config.spec, directory.path, progress)
         return gpu_engine(
             config.spec,
             weights,
             self.profile,
             self.device,
             progress,
-            kernels=self._kernels(config.spec, directory.path, progress),
+            kernels=kernels,
+            dense=self._dense_layers.choose(
+                directory.path,
+                lambda: self._decoder(config.spec, weights),
+                kernels,
+                self._compiled(directory.path),
+                progress,
+            ),
             memory_bytes=self.memory_bytes,
             eos_token_ids=config.eos_token_ids,
             tokenizer=Tokenizer.from_file(str(directory.path / "tokenizer.json")),
             prefix_caching=prefix_caching,
         )
+
+    @property
+    def _dense_layers(self) -> DenseLayers:
+        return DenseLayers(
+            wanted=self.backend,
+            profile=self.profile,
+            capability=torch.cuda.get_device_capability(self.device),
+            device=self.device,
+            stream=lambda: torch.cuda.current_stream(self.device).cuda_stream,
+        )
+
+    def _compiled(self, directory: Path) -> Path:
+        return self._cache(directory).path / "tensorrt.cache"
+
+    def _decoder(self, spec: ModelSpec, weights: Weights) -> Decoder:
+        layout = kv_layout(spec, dataclasses.replace(self.profile, kv_cache_bytes=0))
+        return Decoder.load(spec, weights, layout)
 
     def _kernels(self, spec: ModelSpec, directory: Path, progress: Progress) -> TritonKernels:
         cache = self._cache(directory)
@@ -199,12 +235,14 @@ def gpu_engine(
     progress: Progress = SILENT,
     *,
     kernels: TritonKernels | None = None,
+    dense: Dense | None = None,
     memory_bytes: int | None = None,
     eos_token_ids: Sequence[int] = (),
     tokenizer: Tokenizer | None = None,
     prefix_caching: bool = True,
 ) -> Engine:
-    """`kernels` None: chosen now, and not kept. `memory_bytes`: what the engine may take in all.
+    """`kernels` None: chosen now, and not kept. `dense`: as `Engine` takes it.
+    `memory_bytes`: what the engine may take in all.
 
     Raises SettingError where the memory that is left does not hold one request of full length.
     """
@@ -213,7 +251,7 @@ def gpu_engine(
         choices = choose(products(spec, profile.precision), device, dtype)
         kernels = TritonKernels(device, dtype, profile.max_batch_size, choices)
     with progress.task("Run the largest step", None, ""):
-        left = measure_kv_bytes(spec, weights, profile, kernels, device, memory_bytes)
+        left = measure_kv_bytes(spec, weights, profile, kernels, device, memory_bytes, dense)
     num_bytes = min(left, profile.kv_cache_bytes or left)
     _require_one_request(spec, profile, num_bytes)
     with progress.task("Record the decode steps", None, ""):
@@ -226,6 +264,7 @@ def gpu_engine(
             tokenizer=tokenizer,
             prefix_caching=prefix_caching,
             sampler=DeviceSampler(profile.max_batch_size, device),
+            dense=dense,
         )
 
 
@@ -237,11 +276,13 @@ def measure_kv_bytes(
     kernels: TritonKernels,
     device: torch.device,
     memory_bytes: int | None = None,
+    dense: Dense | None = None,
 ) -> int:
     """What the largest step leaves for the pool: it is run once, over a pool of a few blocks."""
     small = dataclasses.replace(profile, kv_cache_bytes=0)
     layout = dataclasses.replace(kv_layout(spec, small), num_blocks=profile.max_batch_size)
-    model = Decoder.load(spec, weights, layout)
+    decoder = Decoder.load(spec, weights, layout)
+    model = dense(decoder) if dense else decoder
     kv = kernels.allocate_kv(spec.num_layers, layout)
     batch = largest_step(profile, layout, device)
     torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ from nimlite.engine.sampler import Sampler, SamplingRow, logprob_of
 from nimlite.engine.sequence import Sequence as RequestSequence
 from nimlite.engine.token_masks import TokenMasks
 from nimlite.kernels.base import Kernels, KVLayout
-from nimlite.layers.decoder import Decoder
+from nimlite.layers.model import Model
 
 
 class Runner:
@@ -20,7 +20,7 @@ class Runner:
 
     def __init__(
         self,
-        model: Decoder,
+        model: Model,
         kernels: Kernels,
         layout: KVLayout,
         limits: BatchLimits,

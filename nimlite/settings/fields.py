@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 
 from nimlite.settings.given import Given, Origin, shown
 from nimlite.settings.values import (
+    BackendName,
     Bytes,
     Count,
     FilePath,
@@ -60,6 +61,10 @@ class Settings:
     """Choose only among profiles that split each layer over so many GPUs."""
     pipeline_parallel_size: Annotated[Count | None, Group.CHOICE] = None
     """Choose only among profiles that split the layers into so many groups of GPUs."""
+    backend: Annotated[BackendName | None, Group.CHOICE] = None
+    """What computes the dense layers on a GPU: torch (nimlite's own kernels), tensorrt, or auto
+    (TensorRT where its plans run and agree with torch). Unset: what an engine in MODEL was built
+    for, else torch."""
     profile_goal: Annotated[GoalName | None, Group.CHOICE] = None
     """What the choice aims at: latency, throughput or memory. Unset: throughput, on as few GPUs as
     the model needs."""

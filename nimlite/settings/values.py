@@ -21,6 +21,17 @@ class Goal(enum.StrEnum):
     """The least memory."""
 
 
+class DenseBackend(enum.StrEnum):
+    """What NIM_BACKEND takes."""
+
+    TORCH = "torch"
+    """nimlite's own kernels, with torch's products."""
+    TENSORRT = "tensorrt"
+    """Plans of TensorRT, or an error."""
+    AUTO = "auto"
+    """Plans of TensorRT where they run and agree with torch; else torch."""
+
+
 class LogLevel(enum.StrEnum):
     """What NIM_LOG_LEVEL takes: Python's levels and NIM's two further names."""
 
@@ -155,6 +166,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Tags = Annotated[dict[str, str], BeforeValidator(_split_tags)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 PrecisionName = Annotated[str | None, BeforeValidator(_precision)]
+BackendName = Annotated[DenseBackend, BeforeValidator(_lower)]
 GoalName = Annotated[Goal, BeforeValidator(_lower)]
 Level = Annotated[LogLevel, BeforeValidator(_upper)]
 ToolCallParserName = Annotated[ToolCallParser, BeforeValidator(_lower)]

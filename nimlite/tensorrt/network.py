@@ -1,7 +1,7 @@
 """A segment as a strongly typed network of TensorRT.
 
-Every value has the type that it is given here; sums of squares, rotary positions and scales are
-computed in fp32. T, D, E, H, G, K, I: as in segment.py.
+Every value has the type that it is given here; the residual stream, sums of squares and scales are
+in fp32. T, D, E, I, N, C: as in segment.py.
 """
 
 from types import ModuleType
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nimlite.tensorrt.segment import TOKENS, DType, Segment
+from nimlite.tensorrt.segment import DType, Segment
 
 _DTYPES: dict[DType, str] = {
     "bf16": "BF16",
@@ -17,7 +17,7 @@ _DTYPES: dict[DType, str] = {
     "fp32": "FLOAT",
     "fp8": "FP8",
     "int8": "INT8",
-    "int32": "INT32",
+    "int4": "INT4",
     "int64": "INT64",
 }
 _FP8_MAX = 448.0
@@ -49,15 +49,15 @@ def define(trt: ModuleType, network: Any, segment: Segment) -> list[np.ndarray]:
         port.name: network.add_input(port.name, data_type(trt, port.dtype), port.shape)
         for port in segment.inputs
     }
-    if segment.kind == "first":
-        residual_TD = graph.embed(inputs["embedding"], inputs["token_ids"])
-    else:
+    residual_TD = inputs["residual"]
+    if segment.kind != "first":
         residual_TD = graph.from_attention(inputs)
     if segment.kind == "last":
-        x_TD = graph.rms_norm(residual_TD, inputs["final_norm"])
-        outputs = [graph.product(x_TD, inputs["head"])]
+        outputs = [graph.rms_norm(residual_TD, inputs["final_norm"])]
     else:
-        outputs = [residual_TD, *graph.to_attention(residual_TD, inputs)]
+        outputs = [graph.to_attention(residual_TD, inputs)]
+    if segment.kind == "middle":
+        outputs.insert(0, residual_TD)
     for port, tensor in zip(segment.outputs, outputs, strict=True):
         tensor.name = port.name
         network.mark_output(tensor)
@@ -93,13 +93,9 @@ class _Graph:
         self._dtype = data_type(trt, segment.dtype)
         self.constants: list[np.ndarray] = []
 
-    def embed(self, embedding_VD: Tensor, token_ids_T: Tensor) -> Tensor:
-        """The rows of these tokens, [T, D]."""
-        return self._network.add_gather(embedding_VD, token_ids_T, 0).get_output(0)
-
     def from_attention(self, inputs: dict[str, Tensor]) -> Tensor:
         """The residual stream after a layer, [T, D]."""
-        y_TD = self._linear(inputs["attended"], "output", inputs)
+        y_TD = self._fp32(self._linear(inputs["attended"], "output", inputs))
         residual_TD = self._add(inputs["residual"], y_TD)
         x_TD = self.rms_norm(residual_TD, inputs["post_norm"])
         gate_up_T2I = self._linear(x_TD, "gate_up", inputs)
@@ -107,30 +103,16 @@ class _Graph:
         gate_TI = self._columns(gate_up_T2I, 0, inner)
         up_TI = self._columns(gate_up_T2I, inner, inner)
         y_TD = self._linear(self._multiply(self._activation(gate_TI), up_TI), "down", inputs)
-        return self._add(residual_TD, y_TD)
+        return self._add(residual_TD, self._fp32(y_TD))
 
-    def to_attention(
-        self, residual_TD: Tensor, inputs: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """q [T, H, K] and k [T, G, K], rotated, and v [T, G, K]."""
-        spec = self._spec
-        x_TD = self.rms_norm(residual_TD, inputs["input_norm"])
-        qkv_TE = self._linear(x_TD, "qkv", inputs)
-        queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-        q_TE = self._columns(qkv_TE, 0, queries)
-        k_TE = self._columns(qkv_TE, queries, keys)
-        v_TE = self._columns(qkv_TE, queries + keys, keys)
-        v_TGK = self._shaped(v_TE, TOKENS, spec.num_kv_heads, spec.head_dim)
-        return (
-            self._rotated(q_TE, spec.num_heads, inputs),
-            self._rotated(k_TE, spec.num_kv_heads, inputs),
-            v_TGK,
-        )
+    def to_attention(self, residual_TD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """q, k and v side by side, before their rotation: qkv_TE."""
+        return self._linear(self.rms_norm(residual_TD, inputs["input_norm"]), "qkv", inputs)
 
     def rms_norm(self, x_TD: Tensor, norm_D: Tensor) -> Tensor:
-        """x / sqrt(mean(x²) + eps) * norm (Zhang and Sennrich, 2019, arXiv:1910.07467)."""
+        """x / sqrt(mean(x²) + eps) * norm, in the activations' type (Zhang and Sennrich, 2019,
+        arXiv:1910.07467)."""
         trt = self._trt
-        x_TD = self._fp32(x_TD)
         square_TD = self._multiply(x_TD, x_TD)
         mean_T1 = self._network.add_reduce(square_TD, trt.ReduceOperation.AVG, 1 << 1, True)
         eps_11 = self._constant(self._spec.norm_eps, (1, 1))
@@ -139,12 +121,6 @@ class _Graph:
         normed_TD = self._binary(x_TD, root_T1, trt.ElementWiseOperation.DIV)
         scaled_TD = self._multiply(normed_TD, self._shaped(norm_D, 1, self._spec.hidden_size))
         return self._cast(scaled_TD, self._dtype)
-
-    def product(self, x_TC: Tensor, weight_NC: Tensor) -> Tensor:
-        """x @ weight.T, [T, N]."""
-        matrix = self._trt.MatrixOperation
-        layer = self._network.add_matrix_multiply(x_TC, matrix.NONE, weight_NC, matrix.TRANSPOSE)
-        return layer.get_output(0)
 
     def _linear(self, x_TC: Tensor, name: str, inputs: dict[str, Tensor]) -> Tensor:
         y_TN = self._weighted(x_TC, name, inputs)
@@ -155,18 +131,45 @@ class _Graph:
         return y_TN
 
     def _weighted(self, x_TC: Tensor, name: str, inputs: dict[str, Tensor]) -> Tensor:
-        if self._segment.weights == "dense":
-            return self.product(x_TC, inputs[name])
+        kind = self._segment.weights
+        if kind == "dense":
+            return self._product(x_TC, inputs[name])
+        if kind == "int4":
+            return self._product(x_TC, self._widened_groups(name, inputs))
         widen = self._network.add_dequantize(inputs[name], inputs[f"{name}.scales"], self._dtype)
         widen.axis = 0
         weight_NC = widen.get_output(0)
-        if self._segment.weights == "int8":
-            return self.product(x_TC, weight_NC)
-        if self._segment.weights == "fp8_static":
-            return self.product(self._stepped(x_TC, inputs[f"{name}.input_scale"]), weight_NC)
+        if kind == "int8":
+            return self._product(x_TC, weight_NC)
+        if kind == "fp8_static":
+            return self._product(self._stepped(x_TC, inputs[f"{name}.input_scale"]), weight_NC)
         rounded_TC, scale_T1 = self._rounded(x_TC)
-        y_TN = self._multiply(self._fp32(self.product(rounded_TC, weight_NC)), scale_T1)
+        y_TN = self._multiply(self._fp32(self._product(rounded_TC, weight_NC)), scale_T1)
         return self._cast(y_TN, self._dtype)
+
+    def _widened_groups(self, name: str, inputs: dict[str, Tensor]) -> Tensor:
+        """The matrix [N, C] of int4 values with a scale and an offset a group.
+
+        Each group is a row of its own here: TensorRT for RTX takes int4 with scales along rows, and
+        refuses it with scales of blocks.
+        """
+        values = inputs[name]
+        widen = self._network.add_dequantize(
+            values, inputs[f"{name}.scales"], self._trt.DataType.FLOAT
+        )
+        widen.axis = 0
+        groups, size = values.shape
+        offsets = self._shaped(inputs[f"{name}.offsets"], groups, 1)
+        shifted = self._cast(self._add(widen.get_output(0), offsets), self._dtype)
+        rows, columns = self._segment.matrix(name)
+        assert groups * size == rows * columns
+        return self._shaped(shifted, rows, columns)
+
+    def _product(self, x_TC: Tensor, weight_NC: Tensor) -> Tensor:
+        """x @ weight.T, [T, N]."""
+        matrix = self._trt.MatrixOperation
+        layer = self._network.add_matrix_multiply(x_TC, matrix.NONE, weight_NC, matrix.TRANSPOSE)
+        return layer.get_output(0)
 
     def _rounded(self, x_TC: Tensor) -> tuple[Tensor, Tensor]:
         """x in e4m3 steps, each row divided by its own scale, and these scales.
@@ -189,19 +192,6 @@ class _Graph:
         narrow = self._network.add_quantize(x_TC, scale, self._trt.DataType.FP8)
         widen = self._network.add_dequantize(narrow.get_output(0), scale, self._dtype)
         return widen.get_output(0)
-
-    def _rotated(self, x_TE: Tensor, num_heads: int, inputs: dict[str, Tensor]) -> Tensor:
-        """[T, heads, K], each token's heads turned by its position's angles."""
-        head_dim = self._spec.head_dim
-        # Each token is a sequence of one to the layer, which wants [sequences, heads, length, K].
-        x_TH1K = self._fp32(self._shaped(x_TE, TOKENS, num_heads, 1, head_dim))
-        positions_T1 = self._shaped(inputs["positions"], TOKENS, 1)
-        layer = self._network.add_rotary_embedding(
-            x_TH1K, inputs["cos"], inputs["sin"], False, head_dim
-        )
-        layer.set_input(3, positions_T1)
-        x_TH1K = self._cast(layer.get_output(0), self._dtype)
-        return self._shaped(x_TH1K, TOKENS, num_heads, head_dim)
 
     def _activation(self, x_TI: Tensor) -> Tensor:
         kinds = self._trt.ActivationType

@@ -20,8 +20,17 @@ class PlanRequest:
     """TensorRT for RTX: any of its list, present or not. TensorRT: the GPU at hand."""
 
 
-def build_plan(trt: ModuleType, request: PlanRequest) -> bytes:
-    """The plan of a segment, by the module `tensorrt` or `tensorrt_rtx`.
+@dataclass(slots=True)
+class TimingCache:
+    """What TensorRT has measured of kernels on this GPU, so that it need not measure it again.
+    TensorRT for RTX measures nothing when it builds."""
+
+    content: bytes = b""
+
+
+def build_plan(trt: ModuleType, request: PlanRequest, timing: TimingCache | None = None) -> bytes:
+    """The plan of a segment, by the module `tensorrt` or `tensorrt_rtx`. What is measured for it is
+    added to `timing`.
 
     Raises TargetError for GPUs that can't be built for, and BuildError with TensorRT's own words
     for what it refuses else.
@@ -29,7 +38,7 @@ def build_plan(trt: ModuleType, request: PlanRequest) -> bytes:
     require_buildable(trt, request.targets, request.segment.dtype, request.segment.weights)
     recorder = error_recorder(trt)
     try:
-        plan = _build(trt, request, recorder)
+        plan = _build(trt, request, recorder, timing or TimingCache())
     except LayerRefusedError:
         plan = None
     if plan is None:
@@ -41,7 +50,7 @@ def build_plan(trt: ModuleType, request: PlanRequest) -> bytes:
     return bytes(plan)
 
 
-def _build(trt: ModuleType, request: PlanRequest, recorder: Any) -> Any:
+def _build(trt: ModuleType, request: PlanRequest, recorder: Any, timing: TimingCache) -> Any:
     """The plan's memory, or None: `recorder` then knows why."""
     builder = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR))
     builder.error_recorder = recorder
@@ -57,8 +66,13 @@ def _build(trt: ModuleType, request: PlanRequest, recorder: Any) -> Any:
         for index, (major, minor) in enumerate(request.targets):
             name = f"SM{major}{minor}"
             config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+    else:
+        measured = config.create_timing_cache(timing.content)
+        config.set_timing_cache(measured, False)
     plan = builder.build_serialized_network(network, config)
     del constants  # not before: the network only points at them
+    if trt.__name__ != RTX:
+        timing.content = bytes(measured.serialize())
     return plan
 
 

@@ -1,18 +1,25 @@
-"""Plans in a directory, each under the digest of all that shaped it."""
+"""An engine directory's plans, each in a file named by the digest of all that shaped it.
+
+<sha256>.plan    one segment's, TensorRT's own format
+timing.cache     what TensorRT measured for them (TensorRT for RTX measures nothing)
+"""
 
 import dataclasses
 import hashlib
 import inspect
 import json
-import os
+import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from nimlite.store.disk import writing_to
-from nimlite.store.lock import file_lock
+from nimlite.store.digest import FileDigest, damaged_files
+from nimlite.store.inventory import ENGINE_FILE
 from nimlite.tensorrt import network, plan
-from nimlite.tensorrt.plan import PlanRequest, build_plan
+from nimlite.tensorrt.plan import PlanRequest, TimingCache, build_plan
+
+_TIMING = "timing.cache"
 
 
 def plan_key(trt: ModuleType, request: PlanRequest) -> str:
@@ -22,8 +29,8 @@ def plan_key(trt: ModuleType, request: PlanRequest) -> str:
     of a decoder have one key.
     """
     segment = dataclasses.asdict(request.segment)
-    # These shape cos and sin, and how often a plan is used, but no plan.
-    for name in ("architecture", "num_layers", "rope", "tie_embeddings"):
+    # These shape what stands between segments, and how often a plan is used, but no plan.
+    for name in ("architecture", "num_layers", "rope", "tie_embeddings", "vocab_size"):
         del segment["spec"][name]
     parts = {
         "segment": segment,
@@ -36,29 +43,50 @@ def plan_key(trt: ModuleType, request: PlanRequest) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PlanCache:
-    """The plans that lie in `directory`."""
+    """The plans that lie in `directory`, which nobody else writes meanwhile."""
 
     directory: Path
 
-    def plan(self, trt: ModuleType, request: PlanRequest) -> bytes:
-        """The plan that is there, or a new one, which is kept. One process builds it, others wait.
+    def plan(self, trt: ModuleType, request: PlanRequest) -> Path:
+        """The file of the plan: one that is there, or a new one.
 
-        Raises as build_plan does, and ArtifactError for a disk that refuses.
+        Raises as build_plan does.
         """
         path = self.directory / f"{plan_key(trt, request)}.plan"
-        with writing_to(self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with file_lock(self.directory / "plans.lock"):
-                if path.exists():
-                    return path.read_bytes()
-                content = build_plan(trt, request)
-                unfinished = path.with_suffix(".building")
-                with unfinished.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.rename(unfinished, path)
-        return content
+        if not path.exists():
+            known = self._timing.read_bytes() if self._timing.exists() else b""
+            timing = TimingCache(known)
+            path.write_bytes(build_plan(trt, request, timing))
+            if timing.content != known:
+                self._timing.write_bytes(timing.content)
+        return path
+
+    def keep(self, names: Collection[str]) -> None:
+        """Remove the plans that are not among `names`."""
+        for path in self.directory.glob("*.plan"):
+            if path.name not in names:
+                path.unlink()
+
+    @property
+    def _timing(self) -> Path:
+        return self.directory / _TIMING
+
+
+def carry_over(engine: Path, target: Path) -> None:
+    """Copy what the engine directory `engine` holds of plans, and of what was measured for them, to
+    `target`: a build there need not make it again. What is damaged stays behind, and so does all
+    where there is no engine."""
+    try:
+        sealed = json.loads((engine / ENGINE_FILE).read_text())["files"]
+        files = {
+            name: FileDigest(**digest)
+            for name, digest in sealed.items()
+            if name == _TIMING or name.endswith(".plan")
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    for name in files.keys() - damaged_files(engine, files).keys():
+        shutil.copyfile(engine / name, target / name)
 
 
 def _digest(content: bytes) -> str:

@@ -1,24 +1,40 @@
 """The dense parts of a decoder between two attentions, in plain data.
 
-A decoder of L layers is L + 1 segments: first | middle × (L - 1) | last. Attention over the paged
-pool stands between them. All middle ones have the same plan, since weights are inputs.
+A decoder of L layers is L + 1 segments: first | middle × (L - 1) | last. What stands between them,
+before the first and after the last is computed by nimlite's own kernels: rotary positions with the
+write to the paged pool, attention over it; the embedding; the head, whose logits stay in fp32. All
+middle segments have the same plan, since weights are inputs.
 
 T tokens, packed, of any mixture of sequences   D hidden   E q, k and v rows   H heads
-G key/value heads   K head dimension   I intermediate   V vocabulary   P positions
+K head dimension   I intermediate   N, C output and input features of a product
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 from nimlite.models.spec import ModelSpec
 
 Kind = Literal["first", "middle", "last"]
-DType = Literal["bf16", "fp16", "fp32", "fp8", "int8", "int32", "int64"]
+DType = Literal["bf16", "fp16", "fp32", "fp8", "int8", "int4", "int64"]
 ActivationType = Literal["bf16", "fp16", "fp32"]
-WeightFormat = Literal["dense", "fp8", "fp8_static", "int8"]
+WeightFormat = Literal["dense", "fp8", "fp8_static", "int8", "int4"]
 
 TOKENS = -1
 """The one dimension that is not fixed."""
+_WEIGHT_TYPES: dict[WeightFormat, DType] = {
+    "fp8": "fp8",
+    "fp8_static": "fp8",
+    "int8": "int8",
+    "int4": "int4",
+}
+_SPEC_FIELDS = {
+    *("architecture", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim"),
+    *("intermediate_size", "vocab_size", "max_positions", "norm_eps", "activation", "rope"),
+    *("qkv_bias", "output_bias", "mlp_bias", "tie_embeddings"),
+}
+"""Those that may have any value: segments, or nimlite's kernels between them, obey them."""
+_ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,48 +50,48 @@ class Port:
 class Segment:
     """One segment of a decoder.
 
-    first: embedding, then to_attention. middle: from_attention, then to_attention of the next
-    layer. last: from_attention, final norm, head.
-    to_attention = RMSNorm, QKV, RoPE. from_attention = output projection, residual, RMSNorm, gated
-    MLP, residual.
+    first: to_attention. middle: from_attention, then to_attention of the next layer. last:
+    from_attention, then the final norm.
+    to_attention = RMSNorm, QKV. from_attention = output projection, residual, RMSNorm, gated MLP,
+    residual.
     """
 
     kind: Kind
     spec: ModelSpec
     dtype: ActivationType
-    """Of activations, and of dense weights."""
+    """Of activations, and of dense weights. The residual is always in fp32."""
     weights: WeightFormat = "dense"
     """fp8: both factors in e4m3, each row of both with its own scale. fp8_static: the same, but
-    activations with one scale that calibration fixed. int8: weights alone, a scale a row. Embedding
-    and head are always dense."""
+    activations with one scale that calibration fixed. int8: weights alone, a scale a row. int4:
+    weights alone, a scale and an offset for each group of neighbours in a row."""
+    group_size: int = 128
+    """Of int4: input features that share a scale."""
     max_tokens: int
     """The largest T."""
 
     @property
     def inputs(self) -> tuple[Port, ...]:
         """Activations first, then weights by their engine names without the layer."""
-        activations = self._embedded() if self.kind == "first" else self._attended()
-        if self.kind == "last":
-            return (*activations, *self._from_attention(), *self._head())
-        to_attention = (*self._positions(), *self._to_attention())
+        residual = Port("residual", "fp32", (TOKENS, self.spec.hidden_size))
         if self.kind == "first":
-            return (*activations, *to_attention)
-        return (*activations, *self._from_attention(), *to_attention)
+            return (residual, *self._to_attention())
+        attended = Port("attended", self.dtype, (TOKENS, self._queries))
+        ports = (attended, residual, *self._from_attention())
+        if self.kind == "last":
+            return (*ports, self._norm("final_norm"))
+        return (*ports, *self._to_attention())
 
     @property
     def outputs(self) -> tuple[Port, ...]:
-        """What attention and the next segment read: the residual stream and rotated q, k, v; or
-        the logits."""
+        """What comes next reads: the residual stream, where it has changed, and q, k, v side by
+        side; or the normed rows whose logits are wanted."""
         spec = self.spec
+        qkv = Port("qkv_out", self.dtype, (TOKENS, spec.qkv_size))
+        if self.kind == "first":
+            return (qkv,)
         if self.kind == "last":
-            return (Port("logits", self.dtype, (TOKENS, spec.vocab_size)),)
-        keys = (TOKENS, spec.num_kv_heads, spec.head_dim)
-        return (
-            Port("residual_out", self.dtype, (TOKENS, spec.hidden_size)),
-            Port("q", self.dtype, (TOKENS, spec.num_heads, spec.head_dim)),
-            Port("k", self.dtype, keys),
-            Port("v", self.dtype, keys),
-        )
+            return (Port("normed", self.dtype, (TOKENS, spec.hidden_size)),)
+        return (Port("residual_out", "fp32", (TOKENS, spec.hidden_size)), qkv)
 
     @property
     def token_ranges(self) -> tuple[tuple[int, int, int], ...]:
@@ -88,62 +104,54 @@ class Segment:
             ranges.append((65, min(1024, self.max_tokens), self.max_tokens))
         return tuple(ranges)
 
+    def matrix(self, name: str) -> tuple[int, int]:
+        """N and C of the product `name`."""
+        hidden, inner = self.spec.hidden_size, self.spec.intermediate_size
+        shapes = {
+            "qkv": (self.spec.qkv_size, hidden),
+            "output": (hidden, self._queries),
+            "gate_up": (2 * inner, hidden),
+            "down": (hidden, inner),
+        }
+        return shapes[name]
+
     @property
-    def _weight_dtype(self) -> DType:
-        if self.weights == "dense":
-            return self.dtype
-        return "int8" if self.weights == "int8" else "fp8"
+    def _queries(self) -> int:
+        return self.spec.num_heads * self.spec.head_dim
 
-    def _embedded(self) -> tuple[Port, ...]:
-        table = (self.spec.vocab_size, self.spec.hidden_size)
-        return Port("token_ids", "int32", (TOKENS,)), Port("embedding", self.dtype, table)
-
-    def _attended(self) -> tuple[Port, ...]:
-        queries = self.spec.num_heads * self.spec.head_dim
-        return (
-            Port("attended", self.dtype, (TOKENS, queries)),
-            Port("residual", self.dtype, (TOKENS, self.spec.hidden_size)),
-        )
-
-    def _positions(self) -> tuple[Port, ...]:
-        half = (self.spec.max_positions, self.spec.head_dim // 2)
-        return (
-            Port("positions", "int64", (TOKENS,)),
-            Port("cos", "fp32", half),
-            Port("sin", "fp32", half),
-        )
+    def _norm(self, name: str) -> Port:
+        return Port(name, "fp32", (self.spec.hidden_size,))
 
     def _to_attention(self) -> tuple[Port, ...]:
-        spec = self.spec
-        qkv = self._linear("qkv", spec.qkv_size, spec.hidden_size, bias=spec.qkv_bias)
-        return (Port("input_norm", "fp32", (spec.hidden_size,)), *qkv)
+        return (self._norm("input_norm"), *self._linear("qkv", self.spec.qkv_bias))
 
     def _from_attention(self) -> tuple[Port, ...]:
         spec = self.spec
-        hidden, inner = spec.hidden_size, spec.intermediate_size
-        queries = spec.num_heads * spec.head_dim
         return (
-            *self._linear("output", hidden, queries, bias=spec.output_bias),
-            Port("post_norm", "fp32", (hidden,)),
-            *self._linear("gate_up", 2 * inner, hidden, bias=spec.mlp_bias),
-            *self._linear("down", hidden, inner, bias=spec.mlp_bias),
+            *self._linear("output", spec.output_bias),
+            self._norm("post_norm"),
+            *self._linear("gate_up", spec.mlp_bias),
+            *self._linear("down", spec.mlp_bias),
         )
 
-    def _head(self) -> tuple[Port, ...]:
-        hidden = self.spec.hidden_size
-        head = Port("head", self.dtype, (self.spec.vocab_size, hidden))
-        return Port("final_norm", "fp32", (hidden,)), head
-
-    def _linear(self, name: str, rows: int, columns: int, *, bias: bool) -> tuple[Port, ...]:
-        matrix = (rows, columns)
-        ports = [Port(name, self._weight_dtype, matrix)]
+    def _linear(self, name: str, has_bias: bool) -> tuple[Port, ...]:
+        rows, columns = self.matrix(name)
+        dtype = _WEIGHT_TYPES.get(self.weights, self.dtype)
+        biases = (Port(f"{name}.bias", "fp32", (rows,)),) if has_bias else ()
+        if self.weights == "int4":
+            groups = rows * columns // self.group_size
+            return (
+                Port(name, dtype, (groups, self.group_size)),
+                Port(f"{name}.scales", "fp32", (groups,)),
+                Port(f"{name}.offsets", "fp32", (groups,)),
+                *biases,
+            )
+        ports = [Port(name, dtype, (rows, columns))]
         if self.weights != "dense":
             ports.append(Port(f"{name}.scales", "fp32", (rows,)))
         if self.weights == "fp8_static":
             ports.append(Port(f"{name}.input_scale", "fp32", ()))
-        if bias:
-            ports.append(Port(f"{name}.bias", "fp32", (rows,)))
-        return tuple(ports)
+        return (*ports, *biases)
 
 
 def segments(
@@ -151,13 +159,10 @@ def segments(
     *,
     dtype: ActivationType,
     weights: WeightFormat = "dense",
+    group_size: int = 128,
     max_tokens: int,
-    max_logit_rows: int,
 ) -> tuple[Segment, ...]:
-    """The distinct segments of a decoder: first, middle (where it has more than a layer), last.
-
-    The last one is given the rows alone whose logits are wanted, at most `max_logit_rows`.
-    """
+    """The distinct segments of a decoder: first, middle (where it has more than a layer), last."""
     kinds: tuple[Kind, ...] = (
         ("first", "middle", "last") if spec.num_layers > 1 else ("first", "last")
     )
@@ -167,7 +172,20 @@ def segments(
             spec=spec,
             dtype=dtype,
             weights=weights,
-            max_tokens=max_logit_rows if kind == "last" else max_tokens,
+            group_size=group_size,
+            max_tokens=max_tokens,
         )
         for kind in kinds
     )
+
+
+def beyond(spec: ModelSpec) -> tuple[str, ...]:
+    """What of the model no segment computes: the fields of its spec that say so. Empty: all is."""
+    found = [
+        field.name
+        for field in dataclasses.fields(spec)
+        if field.name not in _SPEC_FIELDS and getattr(spec, field.name) != field.default
+    ]
+    if spec.activation not in _ACTIVATIONS:
+        found.append("activation")
+    return tuple(found)

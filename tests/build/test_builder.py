@@ -1,10 +1,11 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import tensorrt_rtx
 from fakes.candidate import LogitsOnly
 from fakes.llama import EOS_ID, Llama, random_llama
 from transformers import AutoTokenizer
@@ -14,12 +15,14 @@ from nimlite.build.engine_dir import open_engine
 from nimlite.build.selftest import Candidate
 from nimlite.build.target import BuildTarget
 from nimlite.engine.cpu import CpuBackend
-from nimlite.errors import ArtifactError, BuildError, SelfTestError
+from nimlite.errors import ArtifactError, BuildError, ChecksumError, SelfTestError
 from nimlite.kernels.torch_kernels import TorchKernels
 from nimlite.layers.linear import Weights
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Precision
+from nimlite.tensorrt import plan_cache
+from nimlite.tensorrt.plans import build_plans, wanted_plans
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +137,34 @@ def test_another_job_replaces_the_engine(
     build_engine(job, home, progress, target)
     other = job_of(llama, Precision.BF16)
     assert build_engine(other, home, progress, target).config.key == other.key != job.key
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanningTarget(CpuBackend):
+    """The CPU, with plans for a GPU that is not there."""
+
+    def logits(
+        self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
+    ) -> Candidate:
+        profile = replace(self.profile, precision=Precision.BF16, max_num_tokens=64)
+        wanted = wanted_plans(spec, profile, (8, 9), ("tensorrt_rtx",))
+        build_plans(tensorrt_rtx, wanted, spec, directory)
+        return CpuBackend.logits(self, spec, weights, directory, progress)
+
+
+def test_an_engines_plans_are_sealed_and_serve_the_next_build(
+    llama: Llama, job: BuildJob, home: Path, progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = PlanningTarget(profile=llama.profile(), kernels=TorchKernels())
+    built = build_engine(job, home, progress, target)
+    plans = {name for name in built.config.files if name.endswith(".plan")}
+    assert len(plans) == 3 and "plans.json" in built.config.files
+    monkeypatch.setattr(plan_cache, "build_plan", None)
+    again = build_engine(replace(job, dense="other"), home, progress, target)
+    assert again.config.key != built.config.key and plans < again.config.files.keys()
+    (home / next(iter(plans))).write_bytes(b"damaged")
+    with pytest.raises(ChecksumError, match=r"\.plan is damaged"):
+        open_engine(home)
 
 
 def test_a_wrong_engine_is_never_sealed(

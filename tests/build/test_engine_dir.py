@@ -124,5 +124,6 @@ def test_everything_that_shapes_an_engine_is_in_its_key() -> None:
         engine_key("other", PROFILE, "cpu"),
         engine_key("digest", other, "cpu"),
         engine_key("digest", PROFILE, "NVIDIA H200 9.0"),
+        engine_key("digest", PROFILE, "cpu", "tensorrt_rtx 1.7"),
     ]
-    assert len(set(keys)) == 4 and keys[0] == engine_key("digest", PROFILE, "cpu")
+    assert len(set(keys)) == 5 and keys[0] == engine_key("digest", PROFILE, "cpu")

@@ -1,7 +1,7 @@
 """Llamas as the engine and as transformers run them, from one checkpoint."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from nimlite.kernels.base import Kernels, KVLayout
 from nimlite.kernels.torch_kernels import TorchKernels
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
+from nimlite.layers.model import Model
 from nimlite.models.registry import read_spec
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.bars import LineProgress
@@ -131,6 +132,7 @@ class Llama:
         kind: type[Engine] = Engine,
         prefix_caching: bool = True,
         sampler: Sampler | None = None,
+        dense: Callable[[Decoder], Model] | None = None,
         **limits: int,
     ) -> Engine:
         """`limits`: of the profile, and `num_blocks` of the pool."""
@@ -143,6 +145,7 @@ class Llama:
             tokenizer=byte_tokenizer(),
             prefix_caching=prefix_caching,
             sampler=sampler,
+            dense=dense,
         )
 
 

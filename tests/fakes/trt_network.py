@@ -11,6 +11,9 @@ import tensorrt_rtx as trt
 import torch
 
 from nimlite.models.spec import ModelSpec
+from nimlite.tensorrt.decoder import RunSegment
+from nimlite.tensorrt.network import define
+from nimlite.tensorrt.segment import Segment
 
 TINY_SPEC = ModelSpec(
     architecture="LlamaForCausalLM",
@@ -30,7 +33,7 @@ DTYPES = {
     trt.DataType.BF16: torch.bfloat16,
     trt.DataType.FP8: torch.float8_e4m3fn,
     trt.DataType.INT8: torch.int8,
-    trt.DataType.INT32: torch.int32,
+    trt.DataType.INT4: torch.uint8,
     trt.DataType.INT64: torch.int64,
 }
 _UNARY = {trt.UnaryOperation.SQRT: torch.sqrt, trt.UnaryOperation.ABS: torch.abs}
@@ -47,6 +50,24 @@ _ACTIVATIONS = {
 }
 
 
+class InterpretedSegment:
+    """A segment's own network, computed by torch: it stands where a plan would run."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+        flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+        self.network = self._builder.create_network(1 << int(flag))
+        self._constants = define(trt, self.network, segment)
+
+    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return run_network(self.network, inputs)
+
+
+def interpreted(*parts: Segment) -> dict[str, RunSegment]:
+    """By kind."""
+    return {part.kind: InterpretedSegment(part) for part in parts}
+
+
 def run_network(network: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The outputs of `network`, each in the type that it declares."""
     values: dict[str, torch.Tensor] = {}
@@ -54,6 +75,8 @@ def run_network(network: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, t
         port = network.get_input(index)
         value = inputs[port.name]
         assert value.dtype is DTYPES[port.dtype], port.name
+        if port.dtype == trt.DataType.INT4:
+            value = _nibbles(value)
         declared = tuple(port.shape)
         assert len(declared) == value.ndim, port.name
         assert all(d in (-1, n) for d, n in zip(declared, value.shape, strict=True)), port.name
@@ -75,6 +98,12 @@ def run_network(network: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, t
     }
 
 
+def _nibbles(packed: torch.Tensor) -> torch.Tensor:
+    """int4, two in a byte with the first in its lower half, as int8."""
+    pairs = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2).to(torch.int8)
+    return torch.where(pairs > 7, pairs - 16, pairs)
+
+
 def _as(layer: Any, kind: type) -> Any:
     layer.__class__ = kind  # how the bindings give a layer's own attributes
     return layer
@@ -83,12 +112,6 @@ def _as(layer: Any, kind: type) -> Any:
 def _constant(layer: Any, _: list[torch.Tensor]) -> torch.Tensor:
     layer = _as(layer, trt.IConstantLayer)
     return torch.from_numpy(np.array(layer.weights).reshape(tuple(layer.shape)))
-
-
-def _gather(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
-    assert _as(layer, trt.IGatherLayer).axis == 0
-    table, indices = arguments
-    return table[indices.long()]
 
 
 def _reduce(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
@@ -137,26 +160,14 @@ def _dequantize(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
     return (x.float() * scale).to(DTYPES[layer.get_output(0).dtype])
 
 
-def _rotary(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
-    """x [B, N, S, K], cos and sin [P, K / 2], positions [B, S]; halves rotated, not neighbours."""
-    layer = _as(layer, trt.IRotaryEmbeddingLayer)
-    x, cos_PK, sin_PK, positions_BS = arguments
-    assert not layer.interleaved and layer.rotary_embedding_dim == x.shape[-1]
-    cos, sin = cos_PK[positions_BS].unsqueeze(1), sin_PK[positions_BS].unsqueeze(1)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
 _COMPUTE = {
     trt.LayerType.CONSTANT: _constant,
-    trt.LayerType.GATHER: _gather,
     trt.LayerType.REDUCE: _reduce,
     trt.LayerType.MATRIX_MULTIPLY: _matrix_multiply,
     trt.LayerType.ELEMENTWISE: _binary,
     trt.LayerType.SLICE: _slice,
     trt.LayerType.QUANTIZE: _quantize,
     trt.LayerType.DEQUANTIZE: _dequantize,
-    trt.LayerType.ROTARY_EMBEDDING: _rotary,
     trt.LayerType.CAST: lambda layer, a: a[0].to(DTYPES[layer.get_output(0).dtype]),
     trt.LayerType.UNARY: lambda layer, a: _UNARY[_as(layer, trt.IUnaryLayer).op](a[0]),
     trt.LayerType.ACTIVATION: lambda layer, a: _ACTIVATIONS[_as(layer, trt.IActivationLayer).type](

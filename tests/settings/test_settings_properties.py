@@ -25,6 +25,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "precision": st.sampled_from(["fp8", "int4_awq"]),
     "tensor_parallel_size": st.integers(1, 8),
     "pipeline_parallel_size": st.integers(1, 8),
+    "backend": st.sampled_from(["torch", "tensorrt", "auto"]),
     "profile_goal": st.sampled_from(["latency", "throughput", "memory"]),
     "slo_ttft_ms": st.integers(1, 1000),
     "slo_itl_ms": st.floats(0.5, 1000),

@@ -1,74 +1,67 @@
 """What segments compute, in their network's own terms, beside transformers."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+import functools
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tensorrt_rtx as trt
 import torch
 from fakes.llama import Llama, random_llama
-from fakes.trt_network import run_network
+from fakes.trt_network import interpreted
 
-from nimlite.layers.rotary import cos_sin_table
-from nimlite.profiles.manifest import Precision
+from nimlite.engine.evaluate import prompt_logits
+from nimlite.kernels.torch_kernels import TorchKernels
 from nimlite.quant import unpack
 from nimlite.quant.base import PackedWeight
-from nimlite.tensorrt.network import define
-from nimlite.tensorrt.segment import ActivationType, Segment, WeightFormat, segments
+from nimlite.tensorrt.decoder import SegmentedDecoder, Tensors
+from nimlite.tensorrt.segment import ActivationType, WeightFormat, segments
 
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 INPUT_SCALE = 0.02
 """For all activations, where they have a fixed one."""
+GROUP = 16
+"""Input features that share an int4 scale; transformers' matrices here have 64 or 160."""
 TOKENS = [5, 17, 200, 3, 44, 90, 17, 9]
 
 
-@contextmanager
-def network_of(segment: Segment) -> Iterator[Any]:
-    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
-    flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
-    network = builder.create_network(1 << int(flag))
-    constants = define(trt, network, segment)
-    yield network
-    del constants
-
-
-def weights_for(llama: Llama, segment: Segment, layers: tuple[int, ...]) -> dict[str, torch.Tensor]:
-    """Its weights, rounded as it wants them. `layers`: whose output projection and MLP, whose
-    QKV."""
-    engine = llama.weights(Precision.FP32)
-    result = {}
-    for port in segment.inputs:
-        layer = layers[-1] if port.name.startswith(("qkv", "input_norm")) else layers[0]
-        name = next(
-            (n for n in (port.name, f"layers.{layer}.{port.name}") if n in engine),
-            "embedding" if port.name == "head" else None,
-        )
-        if port.name.endswith(".input_scale"):
-            result[port.name] = torch.tensor(INPUT_SCALE)
-        if name is None:
-            continue
-        tensor = engine[name]
-        matrix = unpack(tensor) if isinstance(tensor, PackedWeight) else tensor
-        if port.dtype in TORCH:
-            result[port.name] = matrix.to(TORCH[port.dtype])
-            continue
-        result[port.name], result[f"{port.name}.scales"] = rounded(matrix, port.dtype)
-    return result
+def bound(weight: PackedWeight, dtype: ActivationType, weights: WeightFormat) -> Tensors:
+    """A weight, rounded as a segment wants it."""
+    matrix_NC = unpack(weight)
+    if weights == "dense":
+        return {"": matrix_NC.to(TORCH[dtype])}
+    if weights == "int4":
+        values, scales, offsets = grouped(matrix_NC)
+        low, high = (values & 15).to(torch.uint8).unflatten(-1, (-1, 2)).unbind(-1)
+        return {"": low | high << 4, ".scales": scales, ".offsets": offsets}
+    values, scales = rounded(matrix_NC, weights)
+    ports = {"": values, ".scales": scales}
+    if weights == "fp8_static":
+        ports[".input_scale"] = torch.tensor(INPUT_SCALE)
+    return ports
 
 
 def rounded(matrix_NC: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Values and one scale a row, which is the last dimension."""
-    largest, dtype = {"fp8": (448, torch.float8_e4m3fn), "int8": (127, torch.int8)}[kind]
+    largest, dtype = (127, torch.int8) if kind == "int8" else (448, torch.float8_e4m3fn)
     scales_N = matrix_NC.abs().amax(-1) / largest
     values_NC = matrix_NC / scales_N.unsqueeze(-1)
     return (values_NC.round() if kind == "int8" else values_NC).to(dtype), scales_N
 
 
+def grouped(matrix_NC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """int4 values [groups, GROUP] in int8, and a scale and an offset for each group."""
+    groups = matrix_NC.reshape(-1, GROUP)
+    least, most = groups.aminmax(dim=1)
+    scales = (most - least) / 15
+    values = ((groups - least[:, None]) / scales[:, None]).round() - 8
+    return values.to(torch.int8), scales, least + 8 * scales
+
+
 def near(matrix_NC: torch.Tensor, kind: str) -> torch.Tensor:
-    """What `rounded` makes of it, in fp32."""
+    """What rounding makes of it, in fp32."""
+    if kind == "int4":
+        values, scales, offsets = grouped(matrix_NC)
+        return (values * scales[:, None] + offsets[:, None]).reshape(matrix_NC.shape)
     values_NC, scales_N = rounded(matrix_NC, kind)
     return values_NC.float() * scales_N.unsqueeze(-1)
 
@@ -95,33 +88,11 @@ def expected_logits(llama: Llama, weights: WeightFormat) -> torch.Tensor:
 
 
 def segment_logits(llama: Llama, dtype: ActivationType, weights: WeightFormat) -> torch.Tensor:
-    """One sequence through all segments, with torch's attention between them."""
-    spec = llama.spec
-    parts = {
-        part.kind: part
-        for part in segments(spec, dtype=dtype, weights=weights, max_tokens=64, max_logit_rows=64)
-    }
-    cos, sin = cos_sin_table(spec.rope, spec.head_dim, spec.max_positions).chunk(2, dim=1)
-    values = {
-        "token_ids": torch.tensor(TOKENS, dtype=torch.int32),
-        "positions": torch.arange(len(TOKENS)),
-        "cos": cos,
-        "sin": sin,
-    }
-    for layer in range(spec.num_layers + 1):
-        kind = "first" if layer == 0 else "last" if layer == spec.num_layers else "middle"
-        given = weights_for(llama, parts[kind], (max(layer - 1, 0), layer))
-        with network_of(parts[kind]) as network:
-            values |= run_network(network, values | given)
-        if kind == "last":
-            break
-        q, k, v = (values[name].transpose(0, 1).unsqueeze(0) for name in ("q", "k", "v"))
-        o_HTK = torch.nn.functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, enable_gqa=True
-        )[0]
-        values["attended"] = o_HTK.transpose(0, 1).flatten(1)
-        values["residual"] = values.pop("residual_out")
-    return values["logits"].float()
+    """One text through all segments, in steps over a paged pool of ours."""
+    parts = segments(llama.spec, dtype=dtype, weights=weights, max_tokens=64, group_size=GROUP)
+    bind = functools.partial(bound, dtype=dtype, weights=weights)
+    decoder = SegmentedDecoder.of(llama.decoder(), interpreted(*parts), bind)
+    return prompt_logits(decoder, TorchKernels(), TOKENS, num_decoded=3)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +100,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Llama:
     return random_llama(tmp_path_factory.mktemp("llama"), num_hidden_layers=3)
 
 
-def relative_error(llama: Llama, dtype: str, weights: WeightFormat) -> float:
+def relative_error(llama: Llama, dtype: ActivationType, weights: WeightFormat) -> float:
     expected_TV = expected_logits(llama, weights)
     return float((segment_logits(llama, dtype, weights) - expected_TV).norm() / expected_TV.norm())
 
@@ -139,17 +110,19 @@ def relative_error(llama: Llama, dtype: str, weights: WeightFormat) -> float:
     [
         ("fp32", "dense", 1e-5),
         ("fp32", "int8", 1e-5),
+        ("fp32", "int4", 1e-5),
         ("fp32", "fp8", 1e-5),
         ("fp32", "fp8_static", 1e-5),
         ("fp16", "dense", 0.004),
         ("bf16", "dense", 0.03),
         ("fp16", "int8", 0.004),
+        ("bf16", "int4", 0.03),
         # Few values of e4m3 lie near each other: a bit less in x moves some to the next.
         ("bf16", "fp8", 0.2),
     ],
 )
 def test_segments_compute_the_decoder(
-    plain: Llama, dtype: str, weights: WeightFormat, bound: float
+    plain: Llama, dtype: ActivationType, weights: WeightFormat, bound: float
 ) -> None:
     assert relative_error(plain, dtype, weights) < bound
 

@@ -1,0 +1,191 @@
+"""What computes a decoder's dense layers on a GPU: nimlite's own kernels, which go by the name of
+torch, or plans of TensorRT, which must agree with them first."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from nimlite.build.quality import max_relative_error
+from nimlite.build.selftest import self_test
+from nimlite.engine.evaluate import Evaluation
+from nimlite.errors import SelfTestError, SettingError
+from nimlite.kernels.base import Kernels
+from nimlite.layers.decoder import Decoder
+from nimlite.layers.model import Model
+from nimlite.models.spec import ModelSpec
+from nimlite.observe.progress import Progress
+from nimlite.profiles.manifest import Profile
+from nimlite.settings.values import DenseBackend
+from nimlite.tensorrt.decoder import Bind, SegmentedDecoder, bind_rows
+from nimlite.tensorrt.executor import PlanRefusedError, PlanRuntime, load_executors
+from nimlite.tensorrt.plans import (
+    PLANS_FILE,
+    PlanSet,
+    build_plans,
+    read_plans,
+    wanted_plans,
+)
+from nimlite.tensorrt.runtime import PACKAGES, UnavailableError, find_runtime
+from nimlite.tensorrt.target import Capability
+
+TORCH = "torch"
+_SMOKE_LENGTHS = (1, 16, 80)
+"""Tokens of the smoke run's texts: each is for another optimization profile."""
+_log = logging.getLogger(__name__)
+
+Dense = Callable[[Decoder], Model]
+"""Gives the decoder with its dense layers computed by something else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseLayers:
+    """The choice for one profile on one GPU."""
+
+    wanted: DenseBackend | None
+    """None: plans where the engine has some."""
+    profile: Profile
+    capability: Capability
+    device: torch.device
+    stream: Callable[[], int]
+    """The handle of the stream that work goes to now."""
+    packages: Sequence[str] = PACKAGES
+    bind: Bind = bind_rows
+
+    def named(self, spec: ModelSpec) -> str:
+        """What a new engine is built for, as far as it shapes the engine: torch, or its plans.
+
+        Raises SettingError where TensorRT was asked for and can't run the model here.
+        """
+        plans = self._wanted(spec)
+        return TORCH if plans is None else str(plans)
+
+    def prepare(self, spec: ModelSpec, directory: Path) -> None:
+        """Build the plans of a new engine into its directory, where it has some.
+
+        Raises SettingError as above, and BuildError for what TensorRT refuses.
+        """
+        if plans := self._wanted(spec):
+            build_plans(find_runtime(self.capability, self.packages), plans, spec, directory)
+
+    def choose(
+        self,
+        directory: Path,
+        load: Callable[[], Decoder],
+        kernels: Kernels,
+        compiled: Path,
+        progress: Progress,
+    ) -> Dense:
+        """The engine's plans if they are wanted and agree with the decoder that `load` gives; else
+        the decoder itself runs. A line in the log says which, and why.
+
+        `compiled`: a file of what TensorRT compiles for the GPU, made and used again. Raises
+        SettingError where TensorRT was asked for and does not run.
+        """
+        wanted = self.wanted
+        if wanted is None and (directory / PLANS_FILE).exists():
+            wanted = DenseBackend.AUTO
+        if wanted in (None, DenseBackend.TORCH):
+            return _unchanged
+        try:
+            with progress.task("Try TensorRT's plans", None, ""):
+                decoder = load()
+                plans = read_plans(directory, self._possible(decoder.spec))
+                dense, runtime = self._load(directory, plans, decoder.spec, compiled)
+                error = self._smoke_run(dense, decoder, kernels)
+        except (UnavailableError, PlanRefusedError) as refusal:
+            if wanted is DenseBackend.TENSORRT:
+                raise _asked_for(refusal) from refusal
+            _log.warning("torch runs the dense layers: %s.", _clause(refusal))
+            return _unchanged
+        _keep(compiled, runtime.compiled)
+        _log.info(
+            "%s %s runs the dense layers: in its smoke run the logits differed from torch's by"
+            " %.2g.",
+            plans.module,
+            plans.version,
+            error,
+        )
+        return dense
+
+    def _wanted(self, spec: ModelSpec) -> PlanSet | None:
+        if self.wanted in (None, DenseBackend.TORCH):
+            return None
+        try:
+            return self._possible(spec)
+        except UnavailableError as error:
+            if self.wanted is DenseBackend.TENSORRT:
+                raise _asked_for(error) from error
+            return None
+
+    def _possible(self, spec: ModelSpec) -> PlanSet:
+        return wanted_plans(spec, self.profile, self.capability, self.packages)
+
+    def _load(
+        self, directory: Path, plans: PlanSet, spec: ModelSpec, compiled: Path
+    ) -> tuple[Dense, PlanRuntime]:
+        known = compiled.read_bytes() if compiled.exists() else b""
+        trt = find_runtime(self.capability, self.packages)
+        runtime = PlanRuntime(trt, self.device, self.stream, known)
+        executors = load_executors(
+            runtime,
+            {
+                segment.kind: (segment, (directory / plans.files[segment.kind]).read_bytes())
+                for segment in plans.segments(spec)
+            },
+        )
+        return partial(SegmentedDecoder.of, run=executors, bind=self.bind), runtime
+
+    def _smoke_run(self, dense: Dense, decoder: Decoder, kernels: Kernels) -> float:
+        """How far the logits are from those of `decoder`, relatively. Raises UnavailableError for
+        more than the precision's rounding costs."""
+        generator = torch.Generator().manual_seed(0)
+        vocab_size = decoder.spec.vocab_size
+        texts = [
+            torch.randint(vocab_size, (length,), generator=generator).tolist()
+            for length in _SMOKE_LENGTHS
+            if length <= self.profile.max_num_tokens
+        ]
+        engine, reference = Evaluation(dense(decoder), kernels), Evaluation(decoder, kernels)
+        try:
+            error = self_test(engine, reference, texts).relative_error
+        except SelfTestError as failure:
+            raise UnavailableError(f"its smoke run failed: {failure}") from failure
+        bound = max_relative_error(self.profile.precision)
+        if not error <= bound:
+            raise UnavailableError(
+                f"its smoke run failed: the logits differ from torch's by {error:.2g}, and"
+                f" {bound:.2g} is allowed in {self.profile.precision}"
+            )
+        return error
+
+
+def _unchanged(decoder: Decoder) -> Model:
+    return decoder
+
+
+def _keep(file: Path, content: bytes) -> None:
+    """For the next start, where the directory can be written."""
+    if not content:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    except OSError as error:
+        _log.warning("%s can't be written: TensorRT compiles at every start (%s).", file, error)
+
+
+def _clause(error: Exception) -> str:
+    return str(error).removesuffix(".")
+
+
+def _asked_for(error: Exception) -> SettingError:
+    return SettingError(
+        "TensorRT was asked for (--backend tensorrt), but can't run the dense layers here:"
+        f" {_clause(error)}."
+        " Choose --backend auto, which takes nimlite's own kernels (torch) where TensorRT does not"
+        " run, or --backend torch."
+    )

@@ -1,0 +1,22 @@
+"""What a runner asks of a model, whatever computes it."""
+
+from typing import Protocol
+
+import torch
+
+from nimlite.kernels.base import Batch, Kernels, KVLayout
+from nimlite.models.spec import ModelSpec
+
+
+class Model(Protocol):
+    """A decoder with its weights."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def layout(self) -> KVLayout: ...
+
+    def __call__(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        """Logits_RV of the batch's `logit_rows`, with the keys and values of its tokens written to
+        `kv`, the whole pool."""

@@ -1,0 +1,118 @@
+"""An engine directory's plans, and which of them serve."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tensorrt_rtx as trt
+from fakes.trt_network import TINY_SPEC
+
+from nimlite.models.spec import ModelSpec
+from nimlite.profiles.manifest import Device, Precision, Profile
+from nimlite.tensorrt import plan_cache, segment
+from nimlite.tensorrt.plans import PlanSet, build_plans, read_plans, wanted_plans
+from nimlite.tensorrt.runtime import UnavailableError
+
+RTX = ("tensorrt_rtx",)
+PROFILE = Profile(
+    id="test",
+    family="test",
+    device=Device.GPU,
+    precision=Precision.BF16,
+    kv_precision=Precision.BF16,
+    kv_cache_bytes=None,
+    max_model_len=512,
+    max_batch_size=16,
+    max_num_tokens=100,
+    block_size=16,
+)
+
+
+def wanted(**changes: object) -> PlanSet:
+    return wanted_plans(TINY_SPEC, replace(PROFILE, **changes), (8, 9), RTX)
+
+
+@pytest.mark.parametrize(
+    ("precision", "formats"),
+    [
+        (Precision.BF16, ("bf16", "dense")),
+        (Precision.FP16, ("fp16", "dense")),
+        (Precision.FP8, ("bf16", "fp8")),
+    ],
+)
+def test_plans_hold_weights_as_the_profile_does(
+    precision: Precision, formats: tuple[str, str]
+) -> None:
+    plans = wanted(precision=precision)
+    assert (plans.dtype, plans.weights) == formats
+    assert (plans.module, plans.version, plans.max_tokens) == ("tensorrt_rtx", trt.__version__, 128)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"precision": Precision.INT8}, "its plans hold weights in bf16, fp16, fp8, not in int8"),
+        ({"tp": 2}, "its plans run on one GPU, and this profile has several"),
+    ],
+)
+def test_what_plans_can_not_do_is_said(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(UnavailableError) as refusal:
+        wanted(**changes)
+    assert str(refusal.value) == reason
+
+
+def test_what_the_model_has_beyond_a_llama_is_refused_by_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if the norm's epsilon were new in specs."""
+    monkeypatch.setattr(segment, "_SPEC_FIELDS", segment._SPEC_FIELDS - {"norm_eps"})
+    with pytest.raises(UnavailableError, match=r"know no LlamaForCausalLM with norm_eps$"):
+        wanted()
+
+
+def test_plans_lie_in_the_engine_directory_and_are_built_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "older.plan").write_bytes(b"plan")
+    built = build_plans(trt, wanted(), TINY_SPEC, tmp_path)
+    assert built.files.keys() == {"first", "middle", "last"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {*built.files.values(), "plans.json"}
+    assert read_plans(tmp_path, wanted()) == built
+    monkeypatch.setattr(plan_cache, "build_plan", None)
+    assert build_plans(trt, wanted(), TINY_SPEC, tmp_path) == built
+
+
+def test_a_decoder_of_one_layer_has_two_plans(tmp_path: Path) -> None:
+    spec: ModelSpec = replace(TINY_SPEC, num_layers=1)
+    assert build_plans(trt, wanted(), spec, tmp_path).files.keys() == {"first", "last"}
+
+
+def test_plans_serve_smaller_steps_and_no_larger_ones(tmp_path: Path) -> None:
+    build_plans(trt, wanted(), TINY_SPEC, tmp_path)
+    assert read_plans(tmp_path, wanted(max_num_tokens=16)).max_tokens == 128
+    with pytest.raises(UnavailableError) as refusal:
+        read_plans(tmp_path, wanted(max_num_tokens=129))
+    assert str(refusal.value) == (
+        f"the engine's plans are of tensorrt_rtx {trt.__version__} for compute capability 8.9, bf16"
+        " with dense weights, steps of up to 128 tokens, and those wanted of tensorrt_rtx"
+        f" {trt.__version__} for compute capability 8.9, bf16 with dense weights, steps of up to"
+        " 256 tokens"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change"), [{"version": "1.8"}, {"capability": (8, 0)}, {"weights": "fp8"}, {"dtype": "fp16"}]
+)
+def test_plans_of_something_else_do_not_serve(tmp_path: Path, change: dict[str, object]) -> None:
+    build_plans(trt, wanted(), TINY_SPEC, tmp_path)
+    with pytest.raises(UnavailableError, match="the engine's plans are of"):
+        read_plans(tmp_path, replace(wanted(), **change))
+
+
+def test_an_engine_without_plans_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match=r"^the engine was built without plans$"):
+        read_plans(tmp_path, wanted())
+    (tmp_path / "plans.json").write_text("{")
+    with pytest.raises(UnavailableError, match=r"plans\.json is of another version of nimlite$"):
+        read_plans(tmp_path, wanted())
