@@ -37,11 +37,11 @@ def mixed_requests() -> list[Request]:
         ),
         request("short", TEXT[3:4], max_tokens=1),
         request("scored", TEXT[:50], max_tokens=3, prompt_logprobs=1),
+        *(request(f"fork-{i}", TEXT[:35], group="g", **(sampled | {"seed": i})) for i in range(3)),
         *(
             request(f"form-{i}", TEXT[:33], group="f", grammar=FORM, **one)
             for i, one in enumerate(({"max_tokens": 22}, sampled | {"logprobs": 1}))
         ),
-        *(request(f"fork-{i}", TEXT[:35], group="g", **(sampled | {"seed": i})) for i in range(3)),
     ]
 
 
