@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from nimlite.kernels.torch_kernels import used_part
 from nimlite.kernels.triton.kernel_cache import KernelCache
 from nimlite.kernels.triton.kernels import TritonKernels
 from nimlite.kernels.triton.tuning import choose, compile_candidates
-from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS
+from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS, INT8_ROWS, W4A16, W8A16
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
 from nimlite.models.registry import weight_sources
@@ -70,7 +70,7 @@ class GpuBackend:
         return self._dense_layers.named(spec)
 
     def scheme(self, name: str, num_columns: int) -> Scheme:
-        return gpu_scheme(name, self.profile.precision)
+        return gpu_scheme(name, self.profile.precision, num_columns)
 
     def prepare(self, spec: ModelSpec, directory: Path, progress: Progress) -> None:
         self._cache(directory).activate()
@@ -184,22 +184,33 @@ def warm_up(spec: ModelSpec, profile: Profile, device: torch.device) -> None:
 
 
 def activation_dtype(precision: Precision) -> torch.dtype:
-    """What everything but fp8 products is computed in."""
+    """What everything but products of 8 bits is computed in."""
     return torch.float16 if precision is Precision.FP16 else torch.bfloat16
 
 
-def gpu_scheme(name: str, precision: Precision) -> Scheme:
-    """How the engine tensor `name` is held: fp8 leaves the embedding and the head in bf16."""
+def gpu_scheme(name: str, precision: Precision, num_columns: int) -> Scheme:
+    """How the engine tensor `name` is held. The embedding and the head stay in 16 bits, and so does
+    a matrix whose columns the precision's format does not divide."""
     if precision is Precision.FP16:
         return FP16_ROWS
-    in_fp8 = precision is Precision.FP8 and name not in ("embedding", "head")
-    return FP8_ROWS if in_fp8 else BF16_ROWS
+    scheme = _SCHEMES.get(precision, BF16_ROWS)
+    is_layer = name not in ("embedding", "head")
+    return scheme if is_layer and num_columns % scheme.columns_multiple_of == 0 else BF16_ROWS
+
+
+_SCHEMES: Mapping[Precision, Scheme] = {
+    Precision.FP8: FP8_ROWS,
+    Precision.INT8_SQ: INT8_ROWS,
+    Precision.INT8_WO: W8A16,
+    Precision.INT4_AWQ: W4A16,
+    Precision.INT4_GPTQ: W4A16,
+}
 
 
 def products(spec: ModelSpec, precision: Precision) -> list[tuple[Scheme, int, int]]:
     """Scheme, N and C of every matrix that is multiplied with."""
     return [
-        (gpu_scheme(name, precision), *shape)
+        (gpu_scheme(name, precision, shape[1]), *shape)
         for name, shape in engine_shapes(spec).items()
         if len(shape) == 2 and (name != "embedding" or spec.tie_embeddings)
     ]
@@ -223,7 +234,7 @@ def random_weights(spec: ModelSpec, precision: Precision, device: torch.device) 
             weights[name] = torch.ones(shape, device=device)
             continue
         tensor_NC = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
-        weights[name] = gpu_scheme(name, precision).pack(tensor_NC.mul_(0.02))
+        weights[name] = gpu_scheme(name, precision, shape[1]).pack(tensor_NC.mul_(0.02))
     return weights
 
 

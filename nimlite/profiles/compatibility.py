@@ -9,13 +9,13 @@ CAPABILITY = {
     Precision.BF16: (8, 0),
     Precision.FP16: (7, 5),
     Precision.FP8: (8, 9),
-    Precision.INT8_SQ: (7, 5),
-    Precision.INT8_WO: (7, 5),
-    Precision.INT4_AWQ: (7, 5),
-    Precision.INT4_GPTQ: (7, 5),
+    Precision.INT8_SQ: (8, 0),
+    Precision.INT8_WO: (8, 0),
+    Precision.INT4_AWQ: (8, 0),
+    Precision.INT4_GPTQ: (8, 0),
 }
 """The first compute capability that multiplies in a precision, and that CUDA 13 and Triton compile
-for."""
+for. Beside weights of integers, activations are bf16."""
 
 
 def places(profile: Profile, machine: Machine) -> list[tuple[Gpu, ...]]:

@@ -16,7 +16,15 @@ _CPU_PRECISIONS = (
     Precision.BF16,
     Precision.FP32,
 )
-_GPU_PRECISIONS = (Precision.FP8, Precision.BF16, Precision.FP16)
+_GPU_PRECISIONS = (
+    Precision.FP8,
+    Precision.BF16,
+    Precision.FP16,
+    Precision.INT8_SQ,
+    Precision.INT8_WO,
+    Precision.INT4_AWQ,
+    Precision.INT4_GPTQ,
+)
 _CPU_MAX_MODEL_LEN = 8192
 _CPU_KV_CACHE_BYTES = 512 << 20
 _LIMITS = {Goal.LATENCY: (64, 2048), Goal.THROUGHPUT: (512, 8192)}

@@ -19,8 +19,8 @@ _WEIGHT_BYTES = {
     Precision.INT8_SQ: 1.0,
     Precision.INT8_WO: 1.0,
     Precision.INT8: 1 + 2 / 32,
-    Precision.INT4_AWQ: 0.5 + 2.5 / 128,
-    Precision.INT4_GPTQ: 0.5 + 2.5 / 128,
+    Precision.INT4_AWQ: 0.5 + 3 / 128,
+    Precision.INT4_GPTQ: 0.5 + 3 / 128,
     Precision.INT4: 0.5 + 4 / 32,
 }
 """Bytes a weight, with the scale (and the zero or minimum) that its group shares; a scale a row is
@@ -28,6 +28,8 @@ nothing beside it."""
 _VOCABULARY = {Precision.FP32: Precision.FP32, Precision.INT8: Precision.INT8}
 _VOCABULARY |= {Precision.INT4: Precision.INT8}
 """How the embedding and the head are held; else in 16 bits."""
+_WIDENED = (Precision.INT8_WO, Precision.INT4_AWQ, Precision.INT4_GPTQ)
+"""Whose matrices a GPU may widen to 16 bits, one at a time, for a step of many tokens."""
 _KV_BYTES = {Precision.FP32: 4.0, Precision.BF16: 2.0, Precision.FP16: 2.0, Precision.FP8: 1.0}
 _RUNTIME_BYTES = {Device.CPU: 384 * _MIB, Device.GPU: 1024 * _MIB}
 """Python and torch with their libraries; on a GPU the CUDA context and the kernels' code."""
@@ -170,6 +172,8 @@ def activation_bytes(shape: ModelShape, profile: Profile) -> int:
         per_token = 4 * shape.hidden_size + attention + 3 * shape.intermediate_size
         return 4 * (num_tokens * per_token + 2 * num_sequences * shape.vocab_size)
     step = 2 * num_tokens * _width(shape, profile.tp)
+    if profile.precision in _WIDENED:
+        step += 2 * 2 * shape.intermediate_size * shape.hidden_size // profile.tp
     sampling = _SAMPLING_BYTES * num_sequences * shape.vocab_size
     return math.ceil((1 + _SLACK) * step) + sampling + _WORKSPACE_BYTES
 

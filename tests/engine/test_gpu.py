@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 import torch
 from fakes.llama import Llama
 
@@ -14,25 +15,33 @@ from nimlite.quant.base import PackedWeight
 CPU = torch.device("cpu")
 
 
-def test_fp8_leaves_the_embedding_and_the_head_in_bf16() -> None:
+@pytest.mark.parametrize(
+    ("precision", "scheme"),
+    [
+        (Precision.BF16, "bf16_rows"),
+        (Precision.FP8, "fp8_rows"),
+        (Precision.INT8_SQ, "int8_rows"),
+        (Precision.INT8_WO, "w8a16"),
+        (Precision.INT4_AWQ, "w4a16"),
+        (Precision.INT4_GPTQ, "w4a16"),
+    ],
+)
+def test_the_embedding_and_the_head_stay_in_bf16(precision: Precision, scheme: str) -> None:
     names = ("embedding", "layers.0.qkv", "layers.1.down", "head")
-    assert [gpu_scheme(name, Precision.FP8).name for name in names] == [
-        "bf16_rows",
-        "fp8_rows",
-        "fp8_rows",
-        "bf16_rows",
-    ]
-    assert {gpu_scheme(name, Precision.BF16).name for name in names} == {"bf16_rows"}
+    found = [gpu_scheme(name, precision, 4096).name for name in names]
+    assert found == ["bf16_rows", scheme, scheme, "bf16_rows"]
+    assert gpu_scheme("layers.0.down", precision, 4097).name == "bf16_rows"
 
 
-def test_random_weights_have_the_shapes_of_the_spec(tiny: Llama) -> None:
+@pytest.mark.parametrize("precision", [Precision.FP8, Precision.INT4_AWQ])
+def test_random_weights_have_the_shapes_of_the_spec(tiny: Llama, precision: Precision) -> None:
     spec = tiny.spec
-    weights = random_weights(spec, Precision.FP8, CPU)
+    weights = random_weights(spec, precision, CPU)
     assert weights.keys() == weight_sources(spec).keys()
     qkv = weights["layers.1.qkv"]
     assert isinstance(qkv, PackedWeight)
     assert (qkv.num_rows, qkv.num_columns) == (spec.qkv_size, spec.hidden_size)
-    again = random_weights(spec, Precision.FP8, CPU)["layers.1.qkv"]
+    again = random_weights(spec, precision, CPU)["layers.1.qkv"]
     assert isinstance(again, PackedWeight)
     assert torch.equal(again.tensors["scale"], qkv.tensors["scale"])
 

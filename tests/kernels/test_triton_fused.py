@@ -4,27 +4,32 @@ from torch.nn import functional
 from triton_cases import DEVICE, DTYPE, TOLERANCE, pool, random, relative_error, step
 
 from nimlite.kernels.base import KVLayout
-from nimlite.kernels.triton import activation, embed, fp8, norm, reference, rope
-from nimlite.kernels.triton.fp8 import FP8, ScaledRows, UnsummedRows
-from nimlite.kernels.triton.weights import FP8_ROWS
+from nimlite.kernels.triton import activation, embed, norm, reference, rope, scaled_rows
+from nimlite.kernels.triton.scaled_rows import FP8, ScaledRows, UnsummedRows
+from nimlite.kernels.triton.weights import FP8_ROWS, INT8_ROWS
 
 # the interpreter loses the carry where a value rounds up to the next power of two
 FP8_TOLERANCE = 4e-2 if torch.cuda.is_available() else 1e-1
 
 
-def same_rows(rows: ScaledRows, expected: torch.Tensor) -> bool:
-    """Both the rounding to fp8 and its scale are near."""
-    assert rows.values_TC.dtype == FP8
-    scale = reference.quantize_rows(expected).scale_T1
-    near = relative_error(reference.dequantize(rows), expected) < FP8_TOLERANCE
+def same_rows(rows: ScaledRows, expected: torch.Tensor, dtype: torch.dtype = FP8) -> bool:
+    """Both the rounding to 8 bits and its scale are near."""
+    assert rows.values_TC.dtype == dtype
+    scale = reference.quantize_rows(expected, dtype).scale_T1
+    tolerance = FP8_TOLERANCE if dtype == FP8 else 2e-2
+    near = relative_error(reference.dequantize(rows), expected) < tolerance
     return near and relative_error(rows.scale_T1, scale) < TOLERANCE
 
 
-def test_quantize_rows() -> None:
+@pytest.mark.parametrize("dtype", [FP8, torch.int8])
+def test_quantize_rows(dtype: torch.dtype) -> None:
     x = random(5, 576) * torch.tensor([[1e-3], [1.0], [30.0], [0.0], [1.0]]).to(random(1))
-    rows = fp8.quantize_rows(x, DEVICE)
-    assert relative_error(reference.dequantize(rows), x) < FP8_TOLERANCE
-    assert relative_error(rows.scale_T1, reference.quantize_rows(x).scale_T1) < 1e-6
+    rows = scaled_rows.quantize_rows(x, dtype, DEVICE)
+    assert same_rows(rows, x, dtype)
+    if dtype == torch.int8:
+        twin = reference.quantize_rows(x, dtype).values_TC
+        # ties may fall to either side
+        assert float((rows.values_TC != twin).float().mean()) < 1e-3
 
 
 @pytest.mark.parametrize("columns", [576, 1024])
@@ -34,6 +39,8 @@ def test_rms_norm(columns: int) -> None:
     expected = reference.rms_norm(x, weight, 1e-5)
     assert relative_error(norm.rms_norm(x, weight, 1e-5, DEVICE), expected) < TOLERANCE
     assert same_rows(norm.rms_norm(x, weight, 1e-5, DEVICE, consumer), expected)
+    consumer = INT8_ROWS.pack(random(8, columns))
+    assert same_rows(norm.rms_norm(x, weight, 1e-5, DEVICE, consumer), expected, torch.int8)
 
 
 @pytest.mark.parametrize("residual_dtype", [DTYPE, torch.float32])

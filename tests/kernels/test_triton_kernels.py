@@ -8,7 +8,15 @@ from nimlite.kernels.base import Counts, KVLayout
 from nimlite.kernels.torch_kernels import TorchKernels
 from nimlite.kernels.triton import graphs
 from nimlite.kernels.triton.kernels import TritonKernels
-from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS, SCHEMES
+from nimlite.kernels.triton.weights import (
+    BF16_ROWS,
+    FP8_ROWS,
+    FP16_ROWS,
+    INT8_ROWS,
+    SCHEMES,
+    W4A16,
+    W8A16,
+)
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
 from nimlite.models.spec import ModelSpec
@@ -60,6 +68,20 @@ def on_cpu(made: Weights) -> Weights:
 @pytest.mark.parametrize("kv_dtype", [DTYPE, torch.float8_e4m3fn])
 @pytest.mark.parametrize("scheme", [DENSE.name, FP8_ROWS.name])
 def test_a_whole_decoder(scheme: str, kv_dtype: torch.dtype) -> None:
+    tolerance = 3 * TOLERANCE
+    if scheme == FP8_ROWS.name or kv_dtype != DTYPE:
+        # the interpreter rounds to fp8 with twice the error
+        tolerance = 0.12 if torch.cuda.is_available() else 0.25
+    compare_with_the_twin(scheme, kv_dtype, tolerance)
+
+
+@pytest.mark.parametrize("scheme", [W4A16.name, W8A16.name, INT8_ROWS.name])
+def test_a_whole_decoder_of_integers(scheme: str) -> None:
+    # activations are rounded to int8 too
+    compare_with_the_twin(scheme, DTYPE, 0.05 if scheme == INT8_ROWS.name else 3 * TOLERANCE)
+
+
+def compare_with_the_twin(scheme: str, kv_dtype: torch.dtype, tolerance: float) -> None:
     made = weights(scheme)
     chunks, num_blocks = step([(9, 9), (1, 1), (20, 20)], 16)
     decodes, _ = step([(1, 10), (1, 2), (3, 23)], 16)
@@ -70,10 +92,6 @@ def test_a_whole_decoder(scheme: str, kv_dtype: torch.dtype) -> None:
     kv, cpu_kv = kernels.allocate_kv(2, layout), twin.allocate_kv(2, cpu_layout)
     model = Decoder.load(SPEC, made, layout)
     cpu_model = Decoder.load(SPEC, on_cpu(made), cpu_layout)
-    tolerance = 3 * TOLERANCE
-    if scheme == FP8_ROWS.name or kv_dtype != DTYPE:
-        # the interpreter rounds to fp8 with twice the error
-        tolerance = 0.12 if torch.cuda.is_available() else 0.25
     for batch in (chunks, decodes):
         logits = model(batch, kv, kernels)
         fields = (getattr(batch, name).cpu() for name in batch.__dataclass_fields__)

@@ -5,10 +5,10 @@ import torch
 from triton_cases import DEVICE, DTYPE, TOLERANCE, WHERE, random, relative_error
 
 from nimlite.kernels.triton import reference
-from nimlite.kernels.triton.fp8 import UnsummedRows
-from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace, candidates, linear
+from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace, linear, linear_candidates
+from nimlite.kernels.triton.scaled_rows import ScaledRows, UnsummedRows
 from nimlite.kernels.triton.tuning import library_linear
-from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS
+from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS, INT8_ROWS
 
 DENSE = BF16_ROWS if torch.bfloat16 == DTYPE else FP16_ROWS
 
@@ -25,13 +25,18 @@ def config(split: int = 1, vector: bool = False, descriptors: bool = False) -> L
     )
 
 
+def rounded(x: torch.Tensor, scheme: Any) -> torch.Tensor | ScaledRows:
+    """What the scheme's kernel takes."""
+    return x if scheme is DENSE else reference.quantize_rows(x, scheme.dtype)
+
+
 @pytest.mark.parametrize("split", [1, 3])
-@pytest.mark.parametrize("scheme", [DENSE, FP8_ROWS])
+@pytest.mark.parametrize("scheme", [DENSE, FP8_ROWS, INT8_ROWS])
 def test_one_row_without_tensor_cores(scheme: Any, split: int) -> None:
     weight = scheme.pack(random(40, 576, seed=1))
     x = random(1, 576, seed=2)
     workspace = LinearWorkspace.allocate(WHERE)
-    rows = reference.quantize_rows(x) if scheme is FP8_ROWS else x
+    rows = rounded(x, scheme)
     one = config(split, vector=True)
     y = linear(rows, weight, None, one, workspace, DEVICE, DTYPE)
     assert relative_error(y, scheme.linear(x, weight)) < TOLERANCE
@@ -51,23 +56,24 @@ def test_rows_of_16_bits(rows: int, split: int, descriptors: bool) -> None:
         assert relative_error(y, expected) < TOLERANCE
 
 
+@pytest.mark.parametrize("scheme", [FP8_ROWS, INT8_ROWS])
 @pytest.mark.parametrize("rows", [1, 5])
 @pytest.mark.parametrize("split", [1, 2])
-def test_rows_of_fp8(rows: int, split: int) -> None:
-    weight = FP8_ROWS.pack(random(40, 256, seed=1))
-    x = reference.quantize_rows(random(rows, 256, seed=2))
+def test_rows_of_8_bits(rows: int, split: int, scheme: Any) -> None:
+    weight = scheme.pack(random(40, 256, seed=1))
+    x = reference.quantize_rows(random(rows, 256, seed=2), scheme.dtype)
     workspace = LinearWorkspace.allocate(WHERE)
     y = linear(x, weight, None, config(split), workspace, DEVICE, DTYPE)
-    expected = reference.dequantize(x) @ FP8_ROWS.unpack(weight).T
+    expected = reference.dequantize(x) @ scheme.unpack(weight).T
     assert relative_error(y, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("kind", [{}, {"descriptors": True}, {"vector": True}])
-@pytest.mark.parametrize("scheme", [DENSE, FP8_ROWS])
+@pytest.mark.parametrize("scheme", [DENSE, FP8_ROWS, INT8_ROWS])
 def test_parts_are_left_to_the_next_kernel(scheme: Any, kind: dict[str, bool]) -> None:
     weight = scheme.pack(random(72, 320, seed=1))
     x = random(1 if "vector" in kind else 5, 320, seed=2)
-    rows = reference.quantize_rows(x) if scheme is FP8_ROWS else x
+    rows = rounded(x, scheme)
     workspace = LinearWorkspace.allocate(WHERE)
     one = config(3, **kind)
     y = linear(rows, weight, None, one, workspace, DEVICE, DTYPE, sums=False)
@@ -75,16 +81,19 @@ def test_parts_are_left_to_the_next_kernel(scheme: Any, kind: dict[str, bool]) -
     assert relative_error(reference.finish(y), scheme.linear(x, weight)) < TOLERANCE
 
 
-def test_the_library_leaves_few_rows_of_fp8_unscaled() -> None:
-    weight = FP8_ROWS.pack(random(64, 320, seed=1))
-    x = random(5, 320, seed=2)
+@pytest.mark.parametrize("scheme", [FP8_ROWS, INT8_ROWS])
+def test_the_library_leaves_rows_of_8_bits_unscaled(scheme: Any) -> None:
+    weight = scheme.pack(random(64, 320, seed=1))
+    x, bias = random(20, 320, seed=2), random(64, seed=3)
     workspace = LinearWorkspace.allocate(WHERE)
-    rest = (weight, None, workspace, torch.bfloat16)
-    y = library_linear(reference.quantize_rows(x), *rest, sums=False)
+    expected, rows = scheme.linear(x, weight), reference.quantize_rows(x, scheme.dtype)
+    rest = (workspace, DEVICE, torch.bfloat16)
+    y = library_linear(rows, weight, None, *rest, sums=False)
     assert isinstance(y, UnsummedRows)
-    assert relative_error(reference.finish(y), FP8_ROWS.linear(x, weight)) < 1e-2
-    summed = library_linear(reference.quantize_rows(x), *rest)
-    assert relative_error(summed, FP8_ROWS.linear(x, weight)) < 1e-2
+    assert relative_error(reference.finish(y), expected) < 1e-2
+    for sums in (True, False):
+        summed = library_linear(rows, weight, bias, *rest, sums=sums)
+        assert relative_error(summed, expected + bias.float()) < 1e-2
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -104,10 +113,10 @@ def test_rows_of_a_wider_tensor() -> None:
     assert relative_error(y, DENSE.linear(x, weight)) < TOLERANCE
 
 
-@pytest.mark.parametrize("scheme", [DENSE, FP8_ROWS])
+@pytest.mark.parametrize("scheme", [DENSE, FP8_ROWS, INT8_ROWS])
 def test_schemes_unpack_what_they_packed(scheme: Any) -> None:
     weight = random(24, 64, dtype=torch.float32)
-    tolerance = 4e-2 if scheme is FP8_ROWS else 5e-3
+    tolerance = {DENSE: 1e-3, FP8_ROWS: 4e-2, INT8_ROWS: 1e-2}[scheme]
     assert relative_error(scheme.unpack(scheme.pack(weight)), weight) < tolerance
 
 
@@ -115,7 +124,7 @@ def test_schemes_unpack_what_they_packed(scheme: Any) -> None:
 def test_candidates_hold_to_the_limits_of_the_device(rows: int) -> None:
     weight = DENSE.pack(random(512, 1024, seed=1))
     workspace = LinearWorkspace.allocate(WHERE)
-    found = candidates(rows, weight, workspace, DEVICE)
+    found = linear_candidates(rows, weight, workspace, DEVICE)
     assert found
     for one in found:
         assert one.shared_bytes(rows, 2) < DEVICE.shared_memory

@@ -22,17 +22,20 @@ from nimlite.kernels.base import Batch, KVLayout
 from nimlite.kernels.triton import (
     activation,
     argmax,
+    dequantize,
     linear,
     norm,
     rope,
     sample,
     token_mask,
+    tuning,
+    weight_only,
     weights,
 )
 from nimlite.kernels.triton.attention_decode import DecodeConfig, DecodeWorkspace, attention_decode
 from nimlite.kernels.triton.attention_prefill import PrefillConfig, attention_prefill
 from nimlite.kernels.triton.device import Device
-from nimlite.kernels.triton.fp8 import FP8, quantize_rows
+from nimlite.kernels.triton.scaled_rows import FP8, quantize_rows
 
 CPU = torch.device("cpu")
 
@@ -109,18 +112,41 @@ def launch_all(device: Device) -> None:
     sample.sample(x, inputs, ints(64), device)
     token_mask.forbid(torch.zeros(64, 4096), ints(8), ints(8, 128), device)
     scheme = weights.BF16_ROWS if device.has_bf16 else weights.FP16_ROWS
-    for one in [scheme, weights.FP8_ROWS] if device.has_fp8 else [scheme]:
+    room = linear.LinearWorkspace.allocate(CPU)
+    for one in [scheme, *SCALED] if device.has_fp8 else [scheme]:
         weight = one.pack(torch.zeros(1024, 4096))
-        room = linear.LinearWorkspace.allocate(CPU)
         for num_rows in (1, 16):
-            rows: Any = x[:num_rows]
-            rows = quantize_rows(rows, device) if one is weights.FP8_ROWS else rows
-            config = linear.candidates(num_rows, weight, room, device)[0]
+            config = tuning.candidates(num_rows, weight, room, device)[0]
+            rows = prepared(x[:num_rows], one, device)
             linear.linear(rows, weight, None, config, room, device, dtype)
-        rows = quantize_rows(x, device) if one is weights.FP8_ROWS else x
-        for config in linear.candidates(64, weight, room, device, sums=False):
+        rows = prepared(x, one, device)
+        for config in tuning.candidates(64, weight, room, device, sums=False):
             if config.descriptors and config.split == 2:
                 linear.linear(rows, weight, None, config, room, device, dtype, sums=False)
+    if device.has_bf16:
+        launch_weight_only(device, room)
+
+
+SCALED = (weights.FP8_ROWS, weights.INT8_ROWS)
+
+
+def prepared(x: torch.Tensor, scheme: Any, device: Device) -> Any:
+    return quantize_rows(x, scheme.dtype, device) if scheme in SCALED else x
+
+
+def launch_weight_only(device: Device, room: linear.LinearWorkspace) -> None:
+    for scheme in (weights.W4A16, weights.W8A16):
+        weight = scheme.pack(torch.zeros(28672, 512))
+        kinds = set()
+        for num_rows in (1, 16, 64, 512):
+            x = torch.zeros(num_rows, 512, dtype=torch.bfloat16)
+            for config in tuning.candidates(num_rows, weight, room, device):
+                kind = (num_rows > 16, config.block_n, config.block_c, config.num_warps)
+                if kind not in kinds and config.split == 1:
+                    kinds.add(kind)
+                    rest = (config, room, device, torch.bfloat16)
+                    weight_only.weight_only_linear(x, weight, None, *rest)
+        dequantize.dequantize(weight, torch.bfloat16, device)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def test_a_gpu_comes_before_the_cpu_and_only_where_it_can_compute_the_precision(
     assert chosen.profile.name == "nimlite-fp8-tp1-pp1-h200-throughput"
     assert (chosen.gpus, chosen.memory.budget) == ((0,), int(126 * GIB))
     ranked = rank(LLAMA, host([card("A10")], ram=64), read_settings({}))
-    assert ranked[0].profile.precision is Precision.BF16
+    assert ranked[0].profile.precision is Precision.INT8_SQ
     fp8 = next(c for c in ranked if c.profile.precision is Precision.FP8)
     assert fp8.reason == "fp8 needs compute capability 8.9; this machine has NVIDIA A10 (8.6)."
     without = rank(LLAMA, host(ram=64), read_settings({}))
@@ -145,8 +145,11 @@ def test_what_this_version_can_not_execute_says_so() -> None:
     assert reasons["nimlite-fp8-tp2-pp1-gpu-latency"] == (
         "This version can't split a model tp=2, pp=1 yet, only up to tp=1, pp=1."
     )
+    old = replace(THIS_VERSION, precisions={Device.CPU: ["int8"], Device.GPU: ["bf16"]})
+    ranked = rank(LLAMA, host(several("H200", 8)), read_settings({}), old)
+    reasons = {c.profile.name: c.reason for c in ranked if c.fit is Fit.INCOMPATIBLE}
     assert reasons["nimlite-int4_awq-tp1-pp1-gpu-latency"] == (
-        "This version can't compute int4_awq on a GPU yet, only bf16, fp16, fp8."
+        "This version can't compute int4_awq on a GPU yet, only bf16."
     )
 
 

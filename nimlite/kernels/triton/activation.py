@@ -1,11 +1,11 @@
-"""activation(gate) * up of a gated MLP; the result as it is or in fp8 rows."""
+"""activation(gate) * up of a gated MLP; the result as it is or in fp8 or int8 rows."""
 
 import torch
 import triton
 import triton.language as tl
 
 from nimlite.kernels.triton.device import Device, await_inputs
-from nimlite.kernels.triton.fp8 import ScaledRows, row_block, store_row, takes_fp8
+from nimlite.kernels.triton.scaled_rows import ScaledRows, rounded_dtype, row_block, store_row
 from nimlite.quant.base import PackedWeight
 
 _BLOCK = 2048
@@ -53,14 +53,14 @@ def gated_activation(
     device: Device,
     consumer: PackedWeight | None = None,
 ) -> torch.Tensor | ScaledRows:
-    """activation(gate) * up: y_TI in the dtype of its input; in fp8 rows if that is what
+    """activation(gate) * up: y_TI in the dtype of its input; in rounded rows if that is what
     `consumer`, the weight that it is multiplied with, takes."""
     assert activation in ACTIVATIONS, activation
     num_rows, width = gate_up_T2I.shape
     num_columns = width // 2
     y: torch.Tensor | ScaledRows
-    if takes_fp8(consumer):
-        y = ScaledRows.empty((num_rows, num_columns), gate_up_T2I.device)
+    if (rounded := rounded_dtype(consumer)) is not None:
+        y = ScaledRows.empty((num_rows, num_columns), rounded, gate_up_T2I.device)
         y_TI, scale_T1 = y.values_TC, y.scale_T1
         # one program a row, for the row's maximum
         shape, programs = row_block(num_columns), 1

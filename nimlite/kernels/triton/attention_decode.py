@@ -10,7 +10,7 @@ import triton.language as tl
 from nimlite.kernels.base import Batch, KVLayout
 from nimlite.kernels.triton.attention_decode_kernel import decode
 from nimlite.kernels.triton.device import KIB, Device
-from nimlite.kernels.triton.fp8 import FP8
+from nimlite.kernels.triton.scaled_rows import FP8
 
 FEW = 64
 """Up to so many sequences, a program reads only so many lengths to find its work."""

@@ -21,6 +21,8 @@ class Device:
     """Bytes that one program may use."""
     overlaps_launches: bool
     """Programmatic dependent launch: a kernel may start before the one it depends on has ended."""
+    is_interpreted: bool = False
+    """By Triton, on the CPU, which knows no assembly."""
 
     @property
     def has_bf16(self) -> bool:
@@ -53,7 +55,9 @@ class Device:
         return _properties(device)
 
 
-INTERPRETED = Device((9, 0), num_sms=4, shared_memory=227 * KIB, overlaps_launches=False)
+INTERPRETED = Device(
+    (9, 0), num_sms=4, shared_memory=227 * KIB, overlaps_launches=False, is_interpreted=True
+)
 """Few SMs, so that small tests split their work as large ones do."""
 
 

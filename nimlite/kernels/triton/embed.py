@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from nimlite.kernels.triton.device import Device, await_inputs
-from nimlite.kernels.triton.fp8 import row_block
+from nimlite.kernels.triton.scaled_rows import row_block
 
 
 @triton.jit

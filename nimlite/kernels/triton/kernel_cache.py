@@ -20,8 +20,7 @@ import torch
 import triton
 from triton.runtime.cache import FileCacheManager
 
-from nimlite.kernels.triton.linear import ROW_BUCKETS
-from nimlite.kernels.triton.tuning import Choices, choice_key, choose
+from nimlite.kernels.triton.tuning import Choices, choice_key, choose, row_buckets
 from nimlite.quant.base import PackedWeight, Scheme
 
 _log = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ class KernelCache:
 def _is_chosen(product: tuple[Scheme, int, int], choices: Choices) -> bool:
     scheme, num_rows, num_columns = product
     weight = PackedWeight(scheme.name, num_rows, num_columns, {})
-    return all(choice_key(weight, rows) in choices for rows in ROW_BUCKETS)
+    return all(choice_key(weight, rows) in choices for rows in row_buckets(scheme.name))
 
 
 class MovableCacheManager(FileCacheManager):  # type: ignore[misc]

@@ -6,7 +6,7 @@ import torch
 
 from nimlite.kernels.base import Batch, Forward, KVLayout, Step
 from nimlite.kernels.torch_kernels import used_part
-from nimlite.kernels.triton import activation, embed, fp8, linear, norm, pool, rope
+from nimlite.kernels.triton import activation, embed, norm, pool, rope, scaled_rows
 from nimlite.kernels.triton.attention_decode import (
     DecodeConfig,
     DecodeWorkspace,
@@ -14,10 +14,10 @@ from nimlite.kernels.triton.attention_decode import (
 )
 from nimlite.kernels.triton.attention_prefill import PrefillConfig, attention_prefill
 from nimlite.kernels.triton.device import Device
-from nimlite.kernels.triton.fp8 import FP8, ScaledRows, UnsummedRows, takes_fp8
 from nimlite.kernels.triton.graphs import DecodeGraphs, batch_sizes
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
-from nimlite.kernels.triton.tuning import Choices, choice_key, product
+from nimlite.kernels.triton.scaled_rows import FP8, ScaledRows, UnsummedRows, rounded_dtype
+from nimlite.kernels.triton.tuning import Choices, bucket, candidates, choice_key, product
 from nimlite.quant.base import PackedWeight
 
 
@@ -110,8 +110,9 @@ class TritonKernels:
         dtype: torch.dtype,
         sums: bool,
     ) -> Any:
-        if takes_fp8(weight) and isinstance(x, torch.Tensor):
-            x = fp8.quantize_rows(x, self.device)
+        rounded = rounded_dtype(weight)
+        if rounded is not None and isinstance(x, torch.Tensor):
+            x = scaled_rows.quantize_rows(x, rounded, self.device)
         num_rows = len(x.values_TC) if isinstance(x, ScaledRows) else len(x)
         config = self._config(weight, num_rows, sums)
         rest = (config, self._workspace, self.device, dtype)
@@ -172,18 +173,18 @@ class TritonKernels:
 
     def _config(self, weight: PackedWeight, num_rows: int, sums: bool) -> LinearConfig | None:
         """The chosen configuration; unmeasured, the likely best up to 64 rows."""
-        if num_rows > linear.ROW_BUCKETS[-1]:
+        rows = bucket(weight.scheme, num_rows)
+        if rows is None:
             return None
-        rows = linear.bucket(num_rows)
         key = (weight.scheme, weight.num_rows, weight.num_columns, rows, sums)
         if key not in self._configs:
-            name = choice_key(weight, num_rows)
+            name = choice_key(weight, rows)
             if name in self._choices:
                 choice = self._choices[name]
                 fields = choice["config"] if sums else choice.get("unsummed", choice["config"])
                 self._configs[key] = None if fields is None else LinearConfig(**fields)
             elif rows <= 64:
-                found = linear.candidates(rows, weight, self._workspace, self.device)
+                found = candidates(rows, weight, self._workspace, self.device)
                 self._configs[key] = found[0]
             else:
                 self._configs[key] = None

@@ -16,12 +16,14 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from nimlite.kernels.triton.device import KIB, Device, await_inputs, prefetch
-from nimlite.kernels.triton.fp8 import FP8, ScaledRows, UnsummedRows
+from nimlite.kernels.triton.scaled_rows import ScaledRows, UnsummedRows
 from nimlite.quant.base import PackedWeight
 
 ROW_BUCKETS = (1, 16, 32, 64, 128)
 """Rows of x that one compiled variant serves: up to the bucket. Of more, cuBLAS multiplies better
 (256 rows of Llama-3-8B on an H200: by 4 % to 52 %)."""
+_VECTOR_BYTES = 2
+"""Of an element of a vector product, widened in registers: fp8 takes as much as bf16 there."""
 _PREFETCH = 1024
 """Columns of each weight row, where launches overlap."""
 
@@ -42,7 +44,7 @@ class LinearConfig:
 
     def rows(self, num_rows: int) -> int:
         """Rows of the compiled variant."""
-        return 1 if self.vector else max(bucket(num_rows), 16)
+        return 1 if self.vector else max(next(rows for rows in ROW_BUCKETS if num_rows <= rows), 16)
 
     def shared_bytes(self, rows: int, element_bytes: int) -> int:
         """Shared memory of the loop: tiles of weight and x in flight (a vector needs none)."""
@@ -70,10 +72,10 @@ class LinearWorkspace:
             torch.ones(1, dtype=torch.float32, device=where),
         )
 
-    def fits(self, num_rows: int, num_columns: int, config: LinearConfig) -> bool:
-        tiles = triton.cdiv(num_columns, config.block_n)
-        needed = config.split * tiles * config.block_n * config.rows(num_rows)
-        return config.split == 1 or (needed <= len(self.partial) and tiles <= len(self.arrivals))
+    def holds(self, split: int, tiles: int, tile_size: int) -> bool:
+        """The parts of so many tiles of so many outputs each."""
+        needed = split * tiles * tile_size
+        return split == 1 or (needed <= len(self.partial) and tiles <= len(self.arrivals))
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -123,6 +125,7 @@ def _linear(
         num_bytes = inside * (PREFETCH // PIECES) * element_bytes
         prefetch(w_ptr + row * num_columns + begin * inside, num_bytes)
     exists = n < num_outputs
+    w_scale = None
     if SCALED and SUM:
         # asked for before the loop, so that nothing waits for it behind
         w_scale = tl.load(w_scale_ptr + n, mask=exists, other=0.0)
@@ -142,7 +145,8 @@ def _linear(
             wide += w.to(tl.float32) * x.to(tl.float32)[None, :]
         acc = tl.sum(wide, axis=1)[:, None]
     else:
-        acc = tl.zeros((BLOCK_N, ROWS), tl.float32)
+        IS_INT: tl.constexpr = w_ptr.dtype.element_ty == tl.int8
+        acc = tl.zeros((BLOCK_N, ROWS), tl.int32 if IS_INT else tl.float32)
         x_rows = x_ptr + m.to(tl.int64) * x_stride
         row_mask = (m < num_rows)[:, None]
         for step in range(first, last):
@@ -157,17 +161,61 @@ def _linear(
                 mask = (columns < num_columns)[None, :]
                 w = tl.load(w_rows[:, None] + columns[None, :], mask=mask, other=0.0)
                 x = tl.load(x_rows[:, None] + columns[None, :], mask=row_mask & mask, other=0.0)
-            if SCALED:
+            if IS_INT:
+                acc = tl.dot(w, tl.trans(x), acc, out_dtype=tl.int32)
+            elif SCALED:
                 # the tensor cores' own fp8 sums have 14 bits: move them to fp32 after each block
                 acc = tl.dot(w, tl.trans(x), acc, max_num_imprecise_acc=BLOCK_C)
             else:
                 acc = tl.dot(w, tl.trans(x), acc)
+        acc = acc.to(tl.float32)
 
+    store_product(
+        acc,
+        bias_ptr,
+        x_scale_ptr,
+        w_scale,
+        y_ptr,
+        partial_ptr,
+        arrivals_ptr,
+        n,
+        m,
+        num_rows,
+        num_outputs,
+        BIAS,
+        SUM,
+    )
+
+
+@triton.jit
+def store_product(
+    acc,
+    bias_ptr,
+    x_scale_ptr,
+    w_scale,
+    y_ptr,
+    partial_ptr,
+    arrivals_ptr,
+    n,
+    m,
+    num_rows,
+    num_outputs,
+    BIAS: tl.constexpr,
+    SUM: tl.constexpr,
+):
+    """A program's fp32 sums of the outputs `n` and rows `m`: added to those of the programs that
+    share its tile (grid: tiles, parts), by the last of them, and stored; without SUM stored as they
+    are. `w_scale` of the outputs, None: neither side is scaled."""
+    BLOCK_N: tl.constexpr = acc.shape[0]
+    ROWS: tl.constexpr = acc.shape[1]
+    tile, part = tl.program_id(0), tl.program_id(1)
+    parts = tl.num_programs(1)
     writes = True
     if not SUM:
         y_ptr += part.to(tl.int64) * num_rows * num_outputs
     elif parts > 1:
-        outputs = (tile * BLOCK_N + tl.arange(0, BLOCK_N))[:, None] * ROWS + m[None, :]
+        i = tl.arange(0, BLOCK_N)[:, None] * ROWS + tl.arange(0, ROWS)[None, :]
+        outputs = tile * BLOCK_N * ROWS + i
         size = tl.num_programs(0) * BLOCK_N * ROWS
         tl.store(partial_ptr + part * size + outputs, acc)
         tl.debug_barrier()
@@ -180,7 +228,8 @@ def _linear(
                 acc += tl.load(partial_ptr + p * size + outputs, cache_modifier=".cg")
     if writes:
         y = tl.trans(acc)
-        if SCALED and SUM:
+        exists = n < num_outputs
+        if w_scale is not None:
             x_scale = tl.load(x_scale_ptr + m, mask=m < num_rows, other=0.0)
             y *= x_scale[:, None] * w_scale[None, :]
         if BIAS:
@@ -202,11 +251,11 @@ def linear(
     sums: bool = True,
     compile_only: bool = False,
 ) -> torch.Tensor | UnsummedRows:
-    """y_TN in `dtype`, of at most ROW_BUCKETS[-1] rows. Scaled rows go with the scheme fp8_rows.
-    Without `sums` (and without a bias), the parts of a split product as they are."""
+    """y_TN in `dtype`, of at most ROW_BUCKETS[-1] rows. Scaled rows go with the schemes fp8_rows
+    and int8_rows. Without `sums` (and without a bias), the parts of a split product as they are."""
     x_TC, x_scale_T1 = (x.values_TC, x.scale_T1) if isinstance(x, ScaledRows) else (x, None)
     w_NC, w_scale_N = weight.tensors["weight"], weight.tensors.get("scale")
-    assert (w_NC.dtype == FP8) == (x_scale_T1 is not None) and x_TC.dtype == w_NC.dtype
+    assert (w_scale_N is None) == (x_scale_T1 is None) and x_TC.dtype == w_NC.dtype
     num_rows, num_columns = x_TC.shape
     assert num_rows == 1 or not config.vector
     sums = sums or config.split == 1 or bias_N is not None
@@ -253,12 +302,7 @@ def linear(
     return y if sums else UnsummedRows(y, x_scale_T1, w_scale_N)
 
 
-def bucket(num_rows: int) -> int:
-    """The smallest bucket that holds so many rows."""
-    return next(rows for rows in ROW_BUCKETS if num_rows <= rows)
-
-
-def candidates(
+def linear_candidates(
     num_rows: int,
     weight: PackedWeight,
     workspace: LinearWorkspace,
@@ -277,8 +321,7 @@ def candidates(
             continue
         is_vector = kind == "vector"
         tiles = triton.cdiv(weight.num_rows, block_n)
-        # a vector is widened in registers, where fp8 takes as much as bf16
-        block_c = block_bytes // (2 if is_vector else element_bytes)
+        block_c = block_bytes // (_VECTOR_BYTES if is_vector else element_bytes)
         for split in (1, 2, 4) if sums else (2, 4):
             config = LinearConfig(
                 block_n=block_n,
@@ -293,7 +336,7 @@ def candidates(
             is_busy = split == 1 or device.num_sms // 2 <= programs <= 6 * device.num_sms
             is_long = split == 1 or weight.num_columns >= 2 * split * block_c
             fits = config.shared_bytes(num_rows, element_bytes) <= device.shared_memory - 4 * KIB
-            room = not sums or workspace.fits(num_rows, weight.num_rows, config)
+            room = not sums or workspace.holds(split, tiles, block_n * config.rows(num_rows))
             if is_busy and is_long and fits and room:
                 found.append(config)
     wanted = 3 * device.num_sms

@@ -1,4 +1,5 @@
-"""RMSNorm, alone or after the residual addition, one program a token; also to fp8 rows.
+"""RMSNorm, alone or after the residual addition, one program a token; also to fp8 or int8
+rows.
 
 What is added may be a product that is not summed up yet.
 """
@@ -8,7 +9,13 @@ import triton
 import triton.language as tl
 
 from nimlite.kernels.triton.device import Device, await_inputs
-from nimlite.kernels.triton.fp8 import ScaledRows, UnsummedRows, row_block, store_row, takes_fp8
+from nimlite.kernels.triton.scaled_rows import (
+    ScaledRows,
+    UnsummedRows,
+    rounded_dtype,
+    row_block,
+    store_row,
+)
 from nimlite.quant.base import PackedWeight
 
 
@@ -70,8 +77,8 @@ def rms_norm(
     consumer: PackedWeight | None = None,
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor | ScaledRows:
-    """x / rms(x) * weight, in `dtype` (x's, if None); in fp8 rows if that is what `consumer`, the
-    weight that it is multiplied with, takes."""
+    """x / rms(x) * weight, in `dtype` (x's, if None); in rounded rows if that is what `consumer`,
+    the weight that it is multiplied with, takes."""
     return _launch(x_TD, None, weight_D, eps, dtype, device, consumer)
 
 
@@ -85,7 +92,7 @@ def add_rms_norm(
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor | ScaledRows:
     """residual += x in place (rounded to the residual's dtype), then its norm in `dtype` (x's, if
-    None) or in fp8 rows, as for `rms_norm`."""
+    None) or in rounded rows, as for `rms_norm`."""
     return _launch(x, residual_TD, weight_D, eps, dtype, device, consumer)
 
 
@@ -104,8 +111,8 @@ def _launch(
     assert residual_TD is None or residual_TD.is_contiguous()
     shape, where = (num_rows, num_columns), x.parts_PTN.device
     y: torch.Tensor | ScaledRows
-    if takes_fp8(consumer):
-        y = ScaledRows.empty(shape, where)
+    if (rounded := rounded_dtype(consumer)) is not None:
+        y = ScaledRows.empty(shape, rounded, where)
         y_TD, y_scale_T1 = y.values_TC, y.scale_T1
     else:
         y = torch.empty(shape, dtype=dtype or x.parts_PTN.dtype, device=where)

@@ -3,11 +3,11 @@
 import torch
 
 from nimlite.kernels.base import Batch, KVLayout
-from nimlite.kernels.triton.fp8 import FP8, FP8_MAX, ScaledRows, UnsummedRows
+from nimlite.kernels.triton.scaled_rows import LARGEST, ScaledRows, UnsummedRows
 
 
 def dequantize(rows: ScaledRows) -> torch.Tensor:
-    """The fp32 rows that fp8 rows stand for."""
+    """The fp32 rows that rounded rows stand for."""
     return rows.values_TC.float() * rows.scale_T1
 
 
@@ -19,11 +19,14 @@ def finish(rows: UnsummedRows) -> torch.Tensor:
     return y_TN * rows.row_scale_T1 * rows.column_scale_N
 
 
-def quantize_rows(x_TC: torch.Tensor) -> ScaledRows:
-    """Each row in fp8 e4m3 with the scale absmax / 448."""
+def quantize_rows(x_TC: torch.Tensor, dtype: torch.dtype) -> ScaledRows:
+    """Each row in fp8 e4m3 with the scale absmax / 448, or in int8 with absmax / 127."""
     x_TC = x_TC.float()
-    scale_T1 = x_TC.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / FP8_MAX
-    return ScaledRows((x_TC / scale_T1).to(FP8), scale_T1)
+    scale_T1 = x_TC.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / LARGEST[dtype]
+    values_TC = x_TC / scale_T1
+    return ScaledRows(
+        (values_TC if dtype.is_floating_point else values_TC.round()).to(dtype), scale_T1
+    )
 
 
 def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Tensor:
