@@ -9,17 +9,28 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from nimlite.server import health, metadata, models, tokenization
+from nimlite.server.anthropic import endpoint as anthropic
+from nimlite.server.anthropic.body import CountTokensRequest, MessagesRequest
+from nimlite.server.anthropic.endpoint import answer_messages
 from nimlite.server.body_limit import BodyLimit
 from nimlite.server.chat import answer_chat
 from nimlite.server.completions import answer_completion
 from nimlite.server.errors import ErrorBody, install_error_handlers, json_response
 from nimlite.server.protocol import ChatCompletionRequest, CompletionRequest
+from nimlite.server.request_id import RequestId
 from nimlite.server.state import ServerState
 from nimlite.server.tokenization import DetokenizeRequest, TokenizeRequest
 from nimlite.server.validation import read_body
 from nimlite.version import __version__
 
-_BODIES = (ChatCompletionRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
+_BODIES = (
+    ChatCompletionRequest,
+    CompletionRequest,
+    MessagesRequest,
+    CountTokensRequest,
+    TokenizeRequest,
+    DetokenizeRequest,
+)
 _SCHEMA_REF = "#/components/schemas/{model}"
 
 
@@ -32,8 +43,10 @@ def create_app(state: ServerState) -> FastAPI:
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
     app.add_middleware(BodyLimit, max_bytes=state.config.max_body_bytes)
+    app.add_middleware(RequestId)
     install_error_handlers(app, state.config.retry_after_s)
     _add_generation(app, state)
+    _add_messages(app, state)
     _add_tokenization(app, state)
     _add_models(app, state)
     _add_health(app, state)
@@ -51,6 +64,17 @@ def _add_generation(app: FastAPI, state: ServerState) -> None:
     @app.post("/v1/completions", openapi_extra=_body_schema(CompletionRequest))
     async def completions(request: Request) -> Response:
         return answer_completion(state, await read_body(request, CompletionRequest))
+
+
+def _add_messages(app: FastAPI, state: ServerState) -> None:
+    @app.post("/v1/messages", openapi_extra=_body_schema(MessagesRequest))
+    async def messages(request: Request) -> Response:
+        return answer_messages(state, await read_body(request, MessagesRequest))
+
+    @app.post("/v1/messages/count_tokens", openapi_extra=_body_schema(CountTokensRequest))
+    async def count_tokens(request: Request) -> Response:
+        body = await read_body(request, CountTokensRequest)
+        return json_response(await anthropic.count_tokens(state, body))
 
 
 def _add_tokenization(app: FastAPI, state: ServerState) -> None:

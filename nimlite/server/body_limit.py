@@ -48,7 +48,7 @@ class BodyLimit:
         error = PayloadTooLargeError(
             f"The request body is too large: at most {self._max_bytes} bytes are read here."
         )
-        response = error_response(error, retry_after_s=0)
+        response = error_response(error, scope["path"], retry_after_s=0)
         response.headers["Connection"] = "close"
         await send(
             {

@@ -82,6 +82,8 @@ async def render_chat(body: ChatCompletionRequest, model: ServedModel) -> Render
 def _conversation(body: ChatCompletionRequest) -> Conversation:
     tools = offered_tools(body.tools, body.tool_choice)
     template_kwargs: dict[str, Any] = {}
+    if body.add_generation_prompt is not None:
+        template_kwargs["add_generation_prompt"] = body.add_generation_prompt
     if body.reasoning_effort is not None:
         template_kwargs["reasoning_effort"] = body.reasoning_effort
         template_kwargs["enable_thinking"] = body.reasoning_effort != "none"
@@ -89,6 +91,7 @@ def _conversation(body: ChatCompletionRequest) -> Conversation:
         messages=tuple(message.for_template() for message in body.messages),
         tools=tuple(tool.for_template() for tool in tools),
         template_kwargs=template_kwargs | (body.chat_template_kwargs or {}),
+        continues_last=bool(body.continue_final_message),
     )
 
 

@@ -62,7 +62,19 @@ class ChatTemplate:
             "tools": [dict(tool) for tool in conversation.tools] or None,
             "documents": None,
         }
-        return template.render(given)
+        if not conversation.continues_last:
+            return template.render(given)
+        text = template.render(given | {"add_generation_prompt": False})
+        return _cut_behind(text, conversation.messages[-1]["content"])
+
+
+def _cut_behind(text: str, content: str) -> str:
+    """The rendered text without what the template puts behind the last message's content."""
+    for last in (content, content.strip()):
+        start = text.rfind(last) if last else -1
+        if start >= 0:
+            return text[:start] + last
+    raise TemplateError("the last message has no content here that an answer could go on with")
 
 
 def _compile(source: str) -> Template:

@@ -49,6 +49,8 @@ class Piece(NamedTuple):
     """Calls of tools; no part of `text` either."""
     num_calls: int = 0
     """Of the choice, up to here."""
+    stop_string: str | None = None
+    """The one that ended it."""
 
     @property
     def is_empty(self) -> bool:
@@ -70,6 +72,7 @@ class Piece(NamedTuple):
             thoughts="".join(piece.thoughts for piece in joined),
             calls=join_calls(call for piece in joined for call in piece.calls),
             num_calls=joined[-1].num_calls,
+            stop_string=joined[-1].stop_string,
         )
 
     @classmethod
@@ -136,24 +139,21 @@ class Choice:
         if self._detokenizer.stopped:
             self.finish_reason = FinishReason.STOP
         positions = tuple(self._release_positions()) if self._waiting_positions else ()
-        if self._parser is not None:
-            return self._parse(self._parser, text, positions, len(delta.token_ids))
-        return Piece(self.index, text, positions, self.finish_reason)
+        piece = Piece(self.index, text, positions, self.finish_reason)
+        if self._detokenizer.stopped:
+            piece = piece._replace(stop_string=self._detokenizer.stop_string)
+        if self._parser is None:
+            return piece
+        return self._parse(self._parser, piece, len(delta.token_ids))
 
-    def _parse(
-        self,
-        parser: OutputParser,
-        text: str,
-        positions: tuple[Position, ...],
-        num_tokens: int,
-    ) -> Piece:
+    def _parse(self, parser: OutputParser, piece: Piece, num_tokens: int) -> Piece:
         was_thinking = parser.is_thinking
-        is_last = self.finish_reason is not None
-        thoughts, content, calls = parser.feed(text, is_last=is_last)
+        is_last = piece.finish_reason is not None
+        thoughts, content, calls = parser.feed(piece.text, is_last=is_last)
         if was_thinking or parser.is_thinking:
             self.num_thought_tokens += num_tokens
-        return Piece(
-            self.index, content, positions, self.finish_reason, thoughts, calls, parser.num_calls
+        return piece._replace(
+            text=content, thoughts=thoughts, calls=calls, num_calls=parser.num_calls
         )
 
     def _read_tokens(self, delta: Delta) -> str:

@@ -14,6 +14,8 @@ class Conversation:
     tools: tuple[Mapping[str, Any], ...] = ()
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Further variables of the template, as `enable_thinking`."""
+    continues_last: bool = False
+    """The last message is an assistant's, and the answer goes on with it."""
 
     @property
     def has_tools(self) -> bool:

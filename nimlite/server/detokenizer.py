@@ -37,8 +37,13 @@ class Detokenizer:
         self.num_decoded = 0
         """Characters so far, held or released."""
         self.num_released = 0
-        self.stopped = False
-        """A stop string was found: the text is complete."""
+        self.stop_string: str | None = None
+        """The stop string that was found: the text is complete."""
+
+    @property
+    def stopped(self) -> bool:
+        """The text is complete."""
+        return self.stop_string is not None
 
     def feed(self, token_id: int) -> str:
         """The text that became certain with this token. Must not be called once stopped."""
@@ -69,9 +74,9 @@ class Detokenizer:
             cut = len(held) - matcher.pending
             self._held = held[cut:]
         else:
-            self.stopped = True
+            self.stop_string = match.stop
             cut = len(self._held) + match.end
-            cut -= 0 if self._options.include_stop else match.length
+            cut -= 0 if self._options.include_stop else len(match.stop)
             self._held = ""
         self.num_released += cut
         return held[:cut]

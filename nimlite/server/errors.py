@@ -1,4 +1,4 @@
-"""OpenAI's error object, for every way in which a request can fail."""
+"""The error object, OpenAI's or Anthropic's, for every way in which a request can fail."""
 
 import http
 from typing import Any
@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from nimlite.errors import NimliteError, RequestError
+from nimlite.server.anthropic.errors import anthropic_error, anthropic_error_object
 
 
 class ErrorDetail(BaseModel):
@@ -32,8 +33,10 @@ def error_object(error: NimliteError) -> dict[str, Any]:
     return _object(str(error), error.type, code=error.code)
 
 
-def error_response(error: NimliteError, retry_after_s: int) -> Response:
-    response = json_response(error_object(error), status=error.status)
+def error_response(error: NimliteError, path: str, *, retry_after_s: int) -> Response:
+    """In the words of the protocol that is spoken at `path`."""
+    content = anthropic_error(error) if _is_anthropic(path) else error_object(error)
+    response = json_response(content, status=error.status)
     if error.status in (http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE):
         response.headers["Retry-After"] = str(retry_after_s)
     return response
@@ -53,20 +56,30 @@ def install_error_handlers(app: FastAPI, retry_after_s: int) -> None:
 
     async def on_nimlite_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, NimliteError)
-        return error_response(error, retry_after_s)
+        return error_response(error, request.url.path, retry_after_s=retry_after_s)
 
     async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        response = json_response(_http_object(request, error), status=error.status_code)
+        content = _http_object(request, error)
+        if _is_anthropic(request.url.path):
+            message = content["error"]["message"]
+            content = anthropic_error_object(message, error.status_code)
+        response = json_response(content, status=error.status_code)
         response.headers.update(error.headers or {})
         return response
 
     async def on_bug(request: Request, error: Exception) -> Response:
-        return json_response(internal_error_object(), status=http.HTTPStatus.INTERNAL_SERVER_ERROR)
+        is_anthropic = _is_anthropic(request.url.path)
+        content = anthropic_error(None) if is_anthropic else internal_error_object()
+        return json_response(content, status=http.HTTPStatus.INTERNAL_SERVER_ERROR)
 
     app.add_exception_handler(NimliteError, on_nimlite_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(Exception, on_bug)
+
+
+def _is_anthropic(path: str) -> bool:
+    return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 
 def _http_object(request: Request, error: HTTPException) -> dict[str, Any]:

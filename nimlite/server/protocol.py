@@ -105,6 +105,10 @@ class ChatCompletionRequest(GenerationBody):
     """Whether tools may, must or must not be called. Unset: they may."""
     parallel_tool_calls: bool | None = None
     """False: at most one call an answer."""
+    add_generation_prompt: bool | None = None
+    """False: the prompt ends with the last message, not with the beginning of an answer."""
+    continue_final_message: bool | None = None
+    """The answer goes on with the last message, which is an assistant's."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Variables for the model's chat template, as `enable_thinking`."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
@@ -125,6 +129,11 @@ class ChatCompletionRequest(GenerationBody):
         for index, message in enumerate(self.messages):
             message.check(f"messages[{index}]")
         offered_tools(self.tools, self.tool_choice)
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            raise RequestError(
+                "'continue_final_message' needs a last message of the role 'assistant'.",
+                param="continue_final_message",
+            )
         if self.top_logprobs is not None and not self.logprobs:
             raise RequestError(
                 "'top_logprobs' is allowed only with 'logprobs': true.", param="top_logprobs"

@@ -10,8 +10,8 @@ class StopMatch:
 
     end: int
     """Characters of the latest piece up to and including the stop string's last."""
-    length: int
-    """Characters of the stop string."""
+    stop: str
+    """The stop string."""
 
 
 class StopMatcher:
@@ -30,7 +30,7 @@ class StopMatcher:
     def feed(self, text: str) -> StopMatch | None:
         """Read on. After a match the matcher is used up."""
         for position, character in enumerate(text):
-            longest = 0
+            longest = ""
             for i, stop in enumerate(self._stops):
                 matched = self._matched[i]
                 while matched and stop[matched] != character:
@@ -38,7 +38,7 @@ class StopMatcher:
                 matched += stop[matched] == character
                 self._matched[i] = matched
                 if matched == len(stop):
-                    longest = max(longest, matched)
+                    longest = max(longest, stop, key=len)
             if longest:
                 return StopMatch(position + 1, longest)
         return None

@@ -104,14 +104,12 @@ def _model(state: ServerState, name: str | None) -> ServedModel:
 
 def _as_chat(body: TokenizeRequest, state: ServerState) -> ChatCompletionRequest:
     assert body.messages is not None
-    kwargs = body.chat_template_kwargs or {}
-    if body.add_generation_prompt is not None:
-        kwargs = kwargs | {"add_generation_prompt": body.add_generation_prompt}
     fields = {
         "model": body.model or state.config.served_model_names[0],
         "messages": body.messages,
         "tools": body.tools,
-        "chat_template_kwargs": kwargs,
+        "add_generation_prompt": body.add_generation_prompt,
+        "chat_template_kwargs": body.chat_template_kwargs,
     }
     return checked(ChatCompletionRequest, fields)
 

@@ -116,14 +116,14 @@ def _describe(
     if isinstance(cause, RequestError):
         return cause
     if first["type"] == "missing":
-        return RequestError(
-            f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
-        )
+        return _missing(name)
     if first["type"] == "extra_forbidden":
         hint = _nearest(str(path[-1]), schema) if len(path) == 1 else ""
         return RequestError(
             f"Unknown parameter: '{name}'.{hint}", param=name, code="unknown_parameter"
         )
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return _describe_tag(name, first)
     wanted = list(dict.fromkeys(_expected(details) for details in alternatives))
     is_type_error = all(details["type"] in _TYPE_ERRORS for details in alternatives)
     where = f"'{name}'" if path else "the body"
@@ -132,6 +132,26 @@ def _describe(
         f"expected {' or '.join(wanted)}, got {_show(first['input'])}.",
         param=name or None,
         code="invalid_type" if is_type_error else "invalid_value",
+    )
+
+
+def _missing(name: str) -> RequestError:
+    return RequestError(
+        f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
+    )
+
+
+def _describe_tag(name: str, details: ErrorDetails) -> RequestError:
+    """Of an object whose kind one of its fields should tell."""
+    tag = details["ctx"]["discriminator"].strip("'")
+    name = f"{name}.{tag}"
+    if details["type"] == "union_tag_not_found":
+        return _missing(name)
+    return RequestError(
+        f"Invalid value for '{name}': expected {details['ctx']['expected_tags']}, got "
+        f"{_show(details['ctx']['tag'])}.",
+        param=name,
+        code="invalid_value",
     )
 
 

@@ -180,6 +180,19 @@ def test_special_tokens_are_shown_when_asked(
     assert "<|" not in (hidden.choices[0].message.content or "")
 
 
+def test_an_answer_may_go_on_with_the_last_message(
+    client: openai.OpenAI, engine: ScriptedEngine, tokenizer: Tokenizer
+) -> None:
+    begun = [*ASK, {"role": "assistant", "content": "It is"}]
+    fields = {"continue_final_message": True, "add_generation_prompt": False}
+    client.chat.completions.create(model="tiny", messages=begun, extra_body=fields)
+    token_ids = engine.requests[0].prompt_token_ids
+    text = tokenizer.token_bytes.decode(token_ids, skip_special_tokens=False)
+    assert text == "<|begin|>user: what is 2+2?\nassistant: It is"
+    with pytest.raises(openai.BadRequestError, match="needs a last message of the role"):
+        client.chat.completions.create(model="tiny", messages=ASK, extra_body=fields)
+
+
 def test_ignored_fields_are_accepted(client: openai.OpenAI) -> None:
     client.chat.completions.create(
         model="tiny",

@@ -173,7 +173,7 @@ def test_with_stop_strings_logprobs_and_an_end_that_is_ignored(client: openai.Op
     [
         (
             {"response_format": {"type": "xml"}},
-            "response_format",
+            "response_format.type",
             "expected",
         ),
         (
