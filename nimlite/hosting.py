@@ -7,7 +7,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from nimlite import startup
+from nimlite import preparation, startup
 from nimlite.engine.client import EngineHost
 from nimlite.engine.loop import EngineLoop
 from nimlite.engine.process import EngineProcess
@@ -31,8 +31,8 @@ class EngineFacts:
 def prepare(plan: Plan, store: Store, progress: Progress) -> Prepared:
     """The plan's engine, ready to be asked, and its `EngineFacts`."""
     kernels = startup.prepare_kernels(plan, store, progress)
-    directory = startup.prepare_engine(plan, store, kernels, progress)
-    engine = startup.load_engine(plan, directory, kernels, progress)
+    directory = preparation.prepare_engine(plan, store, kernels, progress)
+    engine = preparation.load_engine(plan, directory, kernels, progress)
     if plan.selection.chosen.profile.device is Device.GPU:
         from nimlite.engine.warmup import warm_up
 

@@ -69,6 +69,9 @@ def test_list_model_profiles(tmp_path: Path) -> None:
         (["serve", "--machine", "no.json"], {}, 2, "--machine=no.json asks about another machine"),
         (["run"], {}, 2, "give at least one --prompt TEXT"),
         (["build", "--dtype", "fp9"], {}, 2, "--precision=fp9 matches no profile"),
+        (["convert", "--dtype", "fp9", "--out", "x"], {}, 2, "--precision=fp9 matches no profile"),
+        (["convert"], {}, 2, "Missing option '--out'"),
+        (["build", "--kv-cache-dtype", "int3"], {}, 2, "--kv-precision=int3 can't be used."),
         (["check"], {}, 2, "give the engine's directory, as `nimlite build` prints it"),
         (["check", "smollm2-135m"], {}, 2, "smollm2-135m is not an engine directory"),
         (["serv"], {}, 2, "No such command"),
@@ -154,9 +157,17 @@ def test_the_flags_of_tensorrt_llm_build_an_engine_that_runs(tmp_path: Path) -> 
     random_llama(tmp_path)
     engine = tmp_path / "engine"
     environ = {"NIM_OFFLINE": "1", "PATH": str(tmp_path), "NIM_LOG_LEVEL": "ERROR"}
+    converted = nimlite(
+        *("convert", "--model_dir", str(tmp_path / "checkpoint"), "--dtype", "float32"),
+        *("--tp_size", "1", "--pp_size", "1", "--kv_cache_dtype", "auto"),
+        *("--output_dir", str(tmp_path / "converted"), "--json"),
+        cache=tmp_path / "cache",
+        **environ,
+    )
+    assert json.loads(converted.stdout)["precision"] == "fp32", converted.stderr
     built = nimlite(
-        *("build", "--checkpoint_dir", str(tmp_path / "checkpoint"), "--output_dir", str(engine)),
-        *("--dtype", "float32", "--tp_size", "1", "--pp_size", "1", "--max_batch_size", "2"),
+        *("build", "--checkpoint_dir", str(tmp_path / "converted"), "--output_dir", str(engine)),
+        *("--max_batch_size", "2"),
         *("--max_input_len", "64", "--max_seq_len", "128", "--json"),
         "--explain",
         cache=tmp_path / "cache",
@@ -183,7 +194,7 @@ def test_the_flags_of_tensorrt_llm_build_an_engine_that_runs(tmp_path: Path) -> 
     wrong = ("check", str(engine), "--source", str(other / "checkpoint"))
     refused = nimlite(*wrong, cache=tmp_path / "cache", **environ)
     assert refused.returncode == 2
-    assert f"{engine} was not built of this checkpoint" in refused.stderr
+    assert f"{engine} was not made of this checkpoint" in refused.stderr
     answer = nimlite(
         *("run", str(engine), "--prompt", "a", "--max_tokens", "2", "--json"),
         cache=tmp_path / "cache",

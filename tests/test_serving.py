@@ -11,11 +11,12 @@ from fakes.llama_config import CONFIG
 from nimlite.build.random import RandomCheckpoint
 from nimlite.engine.client import EngineClient
 from nimlite.hosting import host_engine
+from nimlite.lookup import find_manifest
 from nimlite.observe.bars import LineProgress
 from nimlite.probe import probe
 from nimlite.server.tokenizer import Tokenizer
 from nimlite.settings import read_settings
-from nimlite.startup import find_manifest, make_plan
+from nimlite.startup import make_plan
 from nimlite.store.cache import Store
 
 

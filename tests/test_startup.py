@@ -13,17 +13,16 @@ from nimlite.build.random import RandomCheckpoint
 from nimlite.engine.cpu import CpuBackend
 from nimlite.engine.engine import Engine
 from nimlite.errors import ChecksumError, ModelError, SettingError
+from nimlite.lookup import find_manifest
 from nimlite.observe.bars import LineProgress
 from nimlite.observe.progress import Progress
+from nimlite.preparation import load_engine, prepare_engine
 from nimlite.probe import probe
 from nimlite.settings import read_settings
 from nimlite.startup import (
     Plan,
-    find_manifest,
     limit_openmp,
-    load_engine,
     make_plan,
-    prepare_engine,
     prepare_kernels,
 )
 from nimlite.store.cache import Store

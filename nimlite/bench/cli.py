@@ -159,15 +159,15 @@ def soak_command(
 
 def _load(model: str | None) -> "tuple[Engine, Path]":
     """The engine that `serve` would run, and its tokenizer's file."""
-    from nimlite import startup
+    from nimlite import preparation, startup
     from nimlite.cli.session import open_session
 
     session = open_session({"model_path": model})
     plan = session.plan()
     startup.limit_openmp(os.environ, plan.num_threads)
     backend = startup.prepare_kernels(plan, session.store, session.progress)
-    directory = startup.prepare_engine(plan, session.store, backend, session.progress)
-    engine = startup.load_engine(plan, directory, backend, session.progress)
+    directory = preparation.prepare_engine(plan, session.store, backend, session.progress)
+    engine = preparation.load_engine(plan, directory, backend, session.progress)
     return engine, directory.path / "tokenizer.json"
 
 

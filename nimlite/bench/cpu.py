@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nimlite import startup
+from nimlite import preparation, startup
 from nimlite.bench.client import run_load
 from nimlite.bench.huggingface import export_huggingface
 from nimlite.bench.peers import nimlite_command, peer_commands
@@ -21,6 +21,7 @@ from nimlite.bench.timing import Measurement, best, summarize
 from nimlite.bench.transformers_generate import SYSTEM, VARIANT, running_generate
 from nimlite.bench.workload import Workload, make_prompts
 from nimlite.build.checkpoint import open_checkpoint
+from nimlite.lookup import find_manifest
 from nimlite.observe.progress import Progress
 from nimlite.probe import Machine, probe
 from nimlite.profiles.manifest import Precision
@@ -81,7 +82,7 @@ class CpuBench:
 
     def _prepare(self, plan: Plan) -> Prepared:
         backend = startup.prepare_kernels(plan, self.store, self.progress)
-        directory = startup.prepare_engine(plan, self.store, backend, self.progress)
+        directory = preparation.prepare_engine(plan, self.store, backend, self.progress)
         return Prepared(plan=plan, backend=backend, directory=directory)
 
     def _measure_systems(
@@ -137,7 +138,7 @@ class CpuBench:
 
 def make_plans(store: Store, progress: Progress) -> list[Plan]:
     """How the embedded model is served in each precision, by the settings of this process."""
-    manifest = startup.find_manifest(None, store, progress)
+    manifest = find_manifest(None, store, progress)
     machine = probe(store.root)
     tags = [{"tags_selector": f"precision={precision}"} for precision in PRECISIONS]
     return [

@@ -11,7 +11,7 @@ import torch
 from nimlite.build.checkpoint import Checkpoint
 from nimlite.build.recipe import AS_IT_IS, Recipe
 from nimlite.build.staging import Staging
-from nimlite.build.target import BuildTarget
+from nimlite.build.target import Packing
 from nimlite.build.weights_file import WeightsWriter, weights_name
 from nimlite.errors import ModelError
 from nimlite.layers.linear import Weights
@@ -29,7 +29,7 @@ _THREADS = 4
 def convert(
     checkpoint: Checkpoint,
     spec: ModelSpec,
-    target: BuildTarget,
+    target: Packing,
     world: int,
     directory: Path,
     progress: Progress,
@@ -60,7 +60,7 @@ def convert(
 def convert_on_device(
     checkpoint: Checkpoint,
     spec: ModelSpec,
-    target: BuildTarget,
+    target: Packing,
     shard: Shard,
     progress: Progress,
     recipe: Recipe = AS_IT_IS,
@@ -161,7 +161,7 @@ def _read_parts(
 
 
 def _engine_tensor(
-    tensor: torch.Tensor, name: str, source: WeightSource, target: BuildTarget, recipe: Recipe
+    tensor: torch.Tensor, name: str, source: WeightSource, target: Packing, recipe: Recipe
 ) -> PackedWeight | torch.Tensor:
     if not source.quantize:
         return tensor.float()

@@ -11,7 +11,6 @@ from nimlite.build.quality import Proof, require_quality
 from nimlite.build.reference import Reference
 from nimlite.build.selftest import Candidate, Logits, generation_test, probe_prompts, self_test
 from nimlite.build.target import BuildTarget
-from nimlite.errors import ModelError
 from nimlite.models.registry import read_spec
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
@@ -57,16 +56,9 @@ def measure_again(
 ) -> Proof:
     """A built engine against the checkpoint that it was made of.
 
-    Raises ModelError for another checkpoint, SelfTestError where the engine gives no numbers, and
-    ChecksumError for damaged weights.
+    Raises SelfTestError where the engine gives no numbers, and ChecksumError for damaged weights.
     """
     config = built.config
-    if checkpoint.digest != config.checkpoint_digest:
-        raise ModelError(
-            f"{built.path} was not built of this checkpoint ({checkpoint.provenance}): their"
-            f" digests differ. It was built of {config.source}: give that as it was then, by"
-            " --source, or build the engine again."
-        )
     weights = built.weights_on(target.device) if target.keeps_weights else built.weights()
     engine = target.logits(config.spec, weights, built.path, progress)
     reference = Reference(checkpoint, read_spec(checkpoint.config), target.device)

@@ -12,8 +12,8 @@ from nimlite.observe.progress import Progress
 from nimlite.quant.base import Scheme
 
 
-class BuildTarget(Protocol):
-    """How weights are held there, and how the engine will compute with them."""
+class Packing(Protocol):
+    """How weights are held on a device."""
 
     @property
     def device(self) -> torch.device:
@@ -30,6 +30,10 @@ class BuildTarget(Protocol):
 
     def scheme(self, name: str, num_columns: int) -> Scheme:
         """The format of the engine tensor `name`."""
+
+
+class BuildTarget(Packing, Protocol):
+    """How weights are held there, and how the engine will compute with them."""
 
     def prepare(self, spec: ModelSpec, directory: Path, progress: Progress) -> None:
         """Do what needs no weights, in a thread beside the conversion: compile."""

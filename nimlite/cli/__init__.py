@@ -2,7 +2,7 @@
 
 session.py   what every command works with          options.py   the settings as options
 machine.py   probe                                  profiles.py  list-model-profiles
-cache.py     download-to-cache, create-model-store  engines.py   build, check, run, serve
+cache.py     download-to-cache, create-model-store  engines.py   convert, build, check, run, serve
 inventory.py cache ls, rm, verify                   plan.py      what a dry run prints
 configuration.py  config
 """
@@ -17,7 +17,7 @@ from rich.markup import escape
 from nimlite.bench.cli import app as bench_app
 from nimlite.cli.cache import DownloadCommand, create_model_store, download_to_cache
 from nimlite.cli.configuration import config
-from nimlite.cli.engines import build, check, run, serve
+from nimlite.cli.engines import build, check, convert, run, serve
 from nimlite.cli.inventory import app as cache_app
 from nimlite.cli.machine import probe
 from nimlite.cli.profiles import list_model_profiles
@@ -32,7 +32,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_COMMANDS = (probe, list_model_profiles, create_model_store, build, check, run, serve, config)
+_MODELS = (list_model_profiles, create_model_store)
+_COMMANDS = (probe, *_MODELS, convert, build, check, run, serve, config)
 for command in _COMMANDS:
     app.command()(command)
 app.command(cls=DownloadCommand)(download_to_cache)

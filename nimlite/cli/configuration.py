@@ -14,7 +14,7 @@ from nimlite.settings.layers import plain
 from nimlite.settings.manual import manual
 
 
-@with_settings(Group.MODEL, Group.CHOICE, Group.LIMITS, Group.SERVER)
+@with_settings(Group.MODEL, Group.CHOICE, Group.BUILD, Group.LIMITS, Group.SERVER)
 def config(session: Session, as_json: JsonOption = False) -> None:
     """Show each setting with its origin; what --json prints is a config file, too."""
     settings = session.settings

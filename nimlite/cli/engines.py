@@ -1,4 +1,4 @@
-"""`nimlite build`, `check`, `run` and `serve`: what makes an engine and uses it."""
+"""`nimlite convert`, `build`, `check`, `run` and `serve`: what makes an engine and uses it."""
 
 import dataclasses
 import os
@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from nimlite import startup
+from nimlite import preparation, startup
 from nimlite.cli.options import DryRunOption, JsonOption, with_settings
 from nimlite.cli.plan import plan_json, plan_view
 from nimlite.cli.session import Session
 from nimlite.errors import SelfTestError
-from nimlite.profiles.manifest import Artifact
 from nimlite.settings.fields import Group
 from nimlite.startup import Plan
 
@@ -22,18 +21,50 @@ if TYPE_CHECKING:
     from nimlite.engine.backend import Backend
 
 
-@with_settings(Group.MODEL, Group.CHOICE, Group.LIMITS)
+_OUTPUTS = ("--out", "--output", "--output-dir")
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="The checkpoint that it was made of, to prove it against. Default: where it was then.",
+    ),
+]
+
+
+@with_settings(Group.MODEL, Group.CHOICE, Group.BUILD, Group.LIMITS)
+def convert(
+    session: Session,
+    output: Annotated[Path, typer.Option(*_OUTPUTS, help="The converted checkpoint.")],
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a model, as the first of two steps: its weights fused, quantized and named as an
+    engine holds them. `nimlite build` takes the directory as its MODEL."""
+    if dry_run:
+        return _show_plan(session, as_json)
+    session.require_this_machine()
+    plan = session.plan()
+    startup.limit_openmp(os.environ, plan.num_threads)
+    home = output.expanduser().resolve()
+    made = preparation.prepare_converted(plan, session.store, session.progress, home)
+    profile = made.config.profile
+    data = {
+        "path": str(made.path),
+        "profile": profile.name,
+        "precision": profile.precision,
+        "source": made.config.source,
+        "bytes": sum(digests.size for digests in made.config.weights.values()),
+    }
+    session.write(data, escape(str(made.path)), as_json=as_json)
+
+
+@with_settings(Group.MODEL, Group.CHOICE, Group.BUILD, Group.LIMITS)
 def build(
     session: Session,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "--output",
-            "--output-dir",
-            help="The engine directory. Default: in the cache.",
-        ),
+        Path | None, typer.Option(*_OUTPUTS, help="The engine directory. Default: in the cache.")
     ] = None,
+    source: SourceOption = None,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Print what each pass changed and saved, too."),
@@ -41,10 +72,13 @@ def build(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Build the engine that `serve` would run, and prove it; print its directory."""
+    """Build the engine that `serve` would run, and prove it; print its directory.
+
+    Of a converted checkpoint, or of another engine, the weights are taken as they are.
+    """
     if dry_run:
         return _show_plan(session, as_json)
-    plan, _, directory = _prepare(session, output)
+    plan, _, directory = _prepare(session, output, source)
     data: dict[str, object] = {"path": str(directory.path), "key": directory.config.key}
     lines = [str(directory.path)]
     if explain:
@@ -59,10 +93,7 @@ def build(
 @with_settings(Group.MODEL)
 def check(
     session: Session,
-    source: Annotated[
-        str | None,
-        typer.Option(help="The checkpoint that it was built of. Default: where it was then."),
-    ] = None,
+    source: SourceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Prove the engine in the directory MODEL again, against the checkpoint that it was built of.
@@ -80,8 +111,9 @@ def check(
     plan = session.plan()
     startup.limit_openmp(os.environ, plan.num_threads)
     backend = startup.prepare_kernels(plan, session.store, session.progress)
-    artifact = Artifact(uri=source or built.config.source)
-    checkpoint = startup.read_checkpoint(artifact, plan.settings, session.store, session.progress)
+    checkpoint = preparation.read_source(
+        built, plan.settings, session.store, session.progress, source
+    )
     proof, failure = None, None
     try:
         proof = measure_again(built, checkpoint, session.progress, backend)
@@ -99,7 +131,7 @@ def check(
         raise failure
 
 
-@with_settings(Group.MODEL, Group.CHOICE, Group.LIMITS)
+@with_settings(Group.MODEL, Group.CHOICE, Group.BUILD, Group.LIMITS)
 def run(
     session: Session,
     prompt: Annotated[
@@ -116,7 +148,7 @@ def run(
     if not prompt:
         raise typer.BadParameter("give at least one --prompt TEXT")
     plan, backend, directory = _prepare(session)
-    engine = startup.load_engine(plan, directory, backend, session.progress)
+    engine = preparation.load_engine(plan, directory, backend, session.progress)
     from nimlite import SamplingParams
 
     params = SamplingParams(temperature=temperature, max_tokens=max_tokens)
@@ -125,7 +157,7 @@ def run(
     session.write(data, "\n".join(escape(a.text) for a in answers), as_json=as_json)
 
 
-@with_settings(Group.MODEL, Group.CHOICE, Group.LIMITS, Group.SERVER)
+@with_settings(Group.MODEL, Group.CHOICE, Group.BUILD, Group.LIMITS, Group.SERVER)
 def serve(
     session: Session,
     dry_run: DryRunOption = False,
@@ -148,17 +180,18 @@ def _show_plan(session: Session, as_json: bool) -> None:
 
 
 def _prepare(
-    session: Session, home: Path | None = None
+    session: Session, home: Path | None = None, source: str | None = None
 ) -> tuple[Plan, "Backend", "EngineDirectory"]:
     """The first engine that passes its self-test, in `home` or in the cache."""
     session.require_this_machine()
     plan = session.plan()
     startup.limit_openmp(os.environ, plan.num_threads)
+    home = home and home.expanduser().resolve()
 
     def build(plan: Plan) -> tuple["Backend", "EngineDirectory"]:
         backend = startup.prepare_kernels(plan, session.store, session.progress)
-        return backend, startup.prepare_engine(
-            plan, session.store, backend, session.progress, home=home
+        return backend, preparation.prepare_engine(
+            plan, session.store, backend, session.progress, home=home, source=source
         )
 
     plan, (backend, directory) = startup.first_that_passes(plan, build)

@@ -64,6 +64,7 @@ def in_force(plan: Plan) -> Settings:
         max_model_len=serving.max_model_len,
         max_batch_size=serving.max_batch_size,
         max_num_tokens=serving.max_num_tokens,
+        kv_precision=serving.kv_precision,
         num_threads=plan.num_threads,
     )
 

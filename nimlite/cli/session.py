@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 
 from nimlite import startup
 from nimlite.errors import SettingError
+from nimlite.lookup import find_manifest
 from nimlite.observe.bars import LineProgress, console_progress
 from nimlite.observe.logs import setup_logging
 from nimlite.observe.progress import Progress
@@ -54,7 +55,7 @@ class Session:
         """The model's, or the one in `file`."""
         if file:
             return load_manifest(file)
-        return startup.find_manifest(self.settings.model_path, self.store, self.progress)
+        return find_manifest(self.settings.model_path, self.store, self.progress)
 
     def plan(self) -> startup.Plan:
         """What would be served here."""

@@ -18,9 +18,16 @@ CAPABILITY = {
 for. Beside weights of integers, activations are bf16."""
 
 
+def least_capability(profile: Profile) -> tuple[int, int]:
+    """The first compute capability that the profile runs on."""
+    least = CAPABILITY[profile.precision]
+    in_fp8 = profile.kv_precision is Precision.FP8
+    return max(least, CAPABILITY[Precision.FP8]) if in_fp8 else least
+
+
 def places(profile: Profile, machine: Machine) -> list[tuple[Gpu, ...]]:
     """The sets of GPUs that can compute the profile's precision, the emptiest of each group."""
-    least = CAPABILITY[profile.precision]
+    least = least_capability(profile)
     found = placements(machine, profile.num_gpus)
     return [gpus for gpus in found if capability_of(gpus[0].compute_capability) >= least]
 
@@ -32,13 +39,11 @@ def unfit(profile: Profile, machine: Machine) -> str | None:
         return f"It needs {profile.num_gpus} GPU(s). {seen}"
     if reason := _torch_problem(machine):
         return reason
-    least = CAPABILITY[profile.precision]
+    least = least_capability(profile)
     if not any(capability_of(gpu.compute_capability) >= least for gpu in machine.gpus):
         found = ", ".join(sorted({f"{g.name} ({g.compute_capability})" for g in machine.gpus}))
-        return (
-            f"{profile.precision} needs compute capability {least[0]}.{least[1]}; "
-            f"this machine has {found}."
-        )
+        what = profile.precision if CAPABILITY[profile.precision] == least else "an fp8 KV cache"
+        return f"{what} needs compute capability {least[0]}.{least[1]}; this machine has {found}."
     if not places(profile, machine):
         return (
             f"It needs {profile.num_gpus} whole GPUs of one kind, of compute capability {least[0]}."

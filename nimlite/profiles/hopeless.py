@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from nimlite.probe.machine import Machine
 from nimlite.profiles.candidate import Candidate, Fit, gibibytes
-from nimlite.profiles.compatibility import CAPABILITY
+from nimlite.profiles.compatibility import least_capability
 from nimlite.profiles.judge import SHARE
 from nimlite.profiles.manifest import Device, Manifest
 from nimlite.profiles.memory import plan_memory
@@ -24,7 +24,7 @@ def refusal(
 ) -> str:
     """One sentence, and where to read more."""
     judged = [c for c in candidates if c.fit is not Fit.EXCLUDED]
-    possible = [c for c in judged if support.reason(manifest, c.profile) is None]
+    possible = [c for c in judged if support.reason(manifest, c.serving) is None]
     if not possible:
         return f"{judged[0].reason} No profile of {manifest.family} can run until it can."
     context = settings.max_model_len or min(_CONTEXT, manifest.shape.max_positions)
@@ -32,7 +32,7 @@ def refusal(
     offers = []
     if smallest := needs[Device.GPU]:
         size, candidate = smallest
-        major, minor = CAPABILITY[candidate.profile.precision]
+        major, minor = least_capability(candidate.serving)
         count = candidate.profile.num_gpus
         cards = "one GPU" if count == 1 else f"{count} GPUs"
         offers.append(

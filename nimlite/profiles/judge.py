@@ -6,7 +6,7 @@ from nimlite.probe.machine import Gpu, Machine
 from nimlite.profiles.candidate import Candidate, Fit, gibibytes
 from nimlite.profiles.compatibility import places, unfit
 from nimlite.profiles.goal import Aim
-from nimlite.profiles.manifest import Device, Manifest, Profile
+from nimlite.profiles.manifest import Device, Manifest, Precision, Profile
 from nimlite.profiles.memory import longest_context, plan_memory
 from nimlite.profiles.nearest import tuned_distance
 from nimlite.profiles.placement import rest
@@ -30,13 +30,14 @@ def judge(
     support: Support,
 ) -> Candidate:
     """The profile in its best place on the machine."""
-    reason = support.reason(manifest, profile)
+    limited = _limited(profile, settings)
+    reason = support.reason(manifest, limited)
     if profile.device is Device.GPU:
-        reason = reason or unfit(profile, machine)
+        reason = reason or unfit(limited, machine)
     if reason:
         candidate = plan(manifest, profile, machine, settings, ())
         return replace(candidate, fit=Fit.INCOMPATIBLE, reason=reason)
-    where = [()] if profile.device is Device.CPU else places(profile, machine)
+    where = [()] if profile.device is Device.CPU else places(limited, machine)
     judged = [_place(manifest, profile, machine, settings, aim, gpus) for gpus in where]
     return max(judged, key=lambda c: (c.fit is Fit.RUNNABLE, c.score, c.memory.budget))
 
@@ -124,6 +125,7 @@ def _limited(profile: Profile, settings: Settings) -> Profile:
         max_model_len=settings.max_model_len or profile.max_model_len,
         max_batch_size=settings.max_batch_size or min(sequences, settings.max_num_tokens or tokens),
         max_num_tokens=settings.max_num_tokens or max(tokens, settings.max_batch_size or sequences),
+        kv_precision=Precision(settings.kv_precision or profile.kv_precision),
         kv_cache_bytes=None if settings.kvcache_percent else profile.kv_cache_bytes,
     )
 

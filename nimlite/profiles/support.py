@@ -26,12 +26,25 @@ class Support:
         if profile.precision not in self.precisions[profile.device]:
             where = {Device.CPU: "the CPU", Device.GPU: "a GPU"}[profile.device]
             return f"This version can't compute {profile.precision} on {where} yet, only {can}."
+        if profile.kv_precision not in (allowed := kv_precisions(profile)):
+            return (
+                f"Keys and values of {profile.name} can't be held in {profile.kv_precision}, only "
+                f"in {' or '.join(allowed)}."
+            )
         if profile.tp > self.max_tp or profile.pp > self.max_pp:
             return (
                 f"This version can't split a model tp={profile.tp}, pp={profile.pp} yet, only "
                 f"up to tp={self.max_tp}, pp={self.max_pp}."
             )
         return None
+
+
+def kv_precisions(profile: Profile) -> tuple[Precision, ...]:
+    """What its keys and values can be held in: on a GPU as its activations are, or in 8 bits."""
+    if profile.device is Device.CPU:
+        return Precision.FP32, Precision.BF16
+    is_half = profile.precision is Precision.FP16
+    return Precision.FP16 if is_half else Precision.BF16, Precision.FP8
 
 
 THIS_VERSION = Support(

@@ -12,6 +12,7 @@ from nimlite.settings.values import (
     Count,
     FilePath,
     GoalName,
+    KVPrecision,
     Level,
     LogLevel,
     Milliseconds,
@@ -32,6 +33,7 @@ class Group(enum.StrEnum):
 
     MODEL = "Model"
     CHOICE = "Choice of the profile"
+    BUILD = "Build of the engine"
     LIMITS = "Limits and memory"
     SERVER = "Server"
     GENERAL = "General"
@@ -79,6 +81,9 @@ class Settings:
     """Tokens of a typical prompt that the choice is made for; a longer one is served, too."""
     output_length: Annotated[Tokens | None, Group.CHOICE] = None
     """Tokens of a typical answer that the choice is made for."""
+    calibration: Annotated[FilePath | None, Group.BUILD] = None
+    """A text file on which int8_sq, int4_awq and int4_gptq measure activations: like what the model
+    will be asked. Unset: a text in the public domain that comes with nimlite."""
     max_model_len: Annotated[Tokens | None, Group.LIMITS] = None
     """Context of one request in tokens, prompt and answer together; 16k is 16384."""
     max_batch_size: Annotated[Count | None, Group.LIMITS] = None
@@ -88,6 +93,9 @@ class Settings:
     kvcache_percent: Annotated[Share | None, Group.LIMITS] = None
     """Share of the free memory that weights, buffers and KV cache may take together: 0.9, or 90 %.
     Unset: 0.9, with the KV cache not larger than the profile says."""
+    kv_precision: Annotated[KVPrecision | None, Group.LIMITS] = None
+    """How keys and values are held: fp32 or bf16 on a CPU; on a GPU fp8, or as its activations are.
+    Unset: as the profile says."""
     enable_kv_cache_reuse: Annotated[bool, Group.LIMITS] = True
     """Keep the KV blocks of finished requests for later ones that begin alike."""
     num_threads: Annotated[Count | None, Group.LIMITS] = None

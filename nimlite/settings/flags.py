@@ -12,9 +12,11 @@ from nimlite.settings.given import Given, Origin
 PASSTHROUGH: Final = "NIM_PASSTHROUGH_ARGS"
 _ALSO = {
     "model_profile": ("--profile", "-p"),
-    "precision": ("--dtype",),
+    "precision": ("--dtype", "--qformat"),
     "tensor_parallel_size": ("--tp", "--tp-size"),
     "pipeline_parallel_size": ("--pp", "--pp-size"),
+    "calibration": ("--calib-dataset",),
+    "kv_precision": ("--kv-cache-dtype",),
     "input_length": ("--max-input-len",),
     "max_model_len": ("--max-seq-len",),
     "max_batch_size": ("--max-num-seqs",),

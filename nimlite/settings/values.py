@@ -118,7 +118,15 @@ def _precision(value: object) -> object:
     if text == "auto":
         return None
     dtypes = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+    dtypes |= {"fp8_e4m3": "fp8", "float8_e4m3fn": "fp8"}
     return dtypes.get(text, text) if isinstance(text, str) else text
+
+
+def _kv_precision(value: object) -> object:
+    text = _precision(value)
+    if text not in (None, "fp32", "bf16", "fp16", "fp8"):
+        raise ValueError("fp32, bf16, fp16 or fp8")
+    return text
 
 
 def _thousands(value: object) -> object:
@@ -167,6 +175,7 @@ Tags = Annotated[dict[str, str], BeforeValidator(_split_tags)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 PrecisionName = Annotated[str | None, BeforeValidator(_precision)]
 BackendName = Annotated[DenseBackend, BeforeValidator(_lower)]
+KVPrecision = Annotated[str | None, BeforeValidator(_kv_precision)]
 GoalName = Annotated[Goal, BeforeValidator(_lower)]
 Level = Annotated[LogLevel, BeforeValidator(_upper)]
 ToolCallParserName = Annotated[ToolCallParser, BeforeValidator(_lower)]

@@ -21,6 +21,7 @@ from nimlite.store.receipt import RECEIPT_FILE, Receipt
 log = logging.getLogger(__name__)
 
 ENGINE_FILE = "engine.json"
+CONVERTED_FILE = "converted.json"
 _UNREADABLE = "it can't be read: it is damaged, or of another version of nimlite"
 BUILDING = ".building"
 UNFINISHED_DOWNLOAD = ".part"
