@@ -20,7 +20,8 @@ _DTYPES: dict[DType, str] = {
     "int4": "INT4",
     "int64": "INT64",
 }
-_FP8_MAX = 448.0
+_LARGEST: dict[DType, float] = {"fp8": 448.0, "int8": 127.0}
+"""Of the types that activations are rounded to."""
 _LEAST_SCALE = 1e-12
 """A row of zeros is divided by it."""
 
@@ -142,8 +143,9 @@ class _Graph:
         if kind == "int8":
             return self._product(x_TC, weight_NC)
         if kind == "fp8_static":
-            return self._product(self._stepped(x_TC, inputs[f"{name}.input_scale"]), weight_NC)
-        rounded_TC, scale_T1 = self._rounded(x_TC)
+            x_TC = self._stepped(x_TC, inputs[f"{name}.input_scale"], "fp8")
+            return self._product(x_TC, weight_NC)
+        rounded_TC, scale_T1 = self._rounded(x_TC, "fp8" if kind == "fp8" else "int8")
         y_TN = self._multiply(self._fp32(self._product(rounded_TC, weight_NC)), scale_T1)
         return self._cast(y_TN, self._dtype)
 
@@ -171,8 +173,8 @@ class _Graph:
         layer = self._network.add_matrix_multiply(x_TC, matrix.NONE, weight_NC, matrix.TRANSPOSE)
         return layer.get_output(0)
 
-    def _rounded(self, x_TC: Tensor) -> tuple[Tensor, Tensor]:
-        """x in e4m3 steps, each row divided by its own scale, and these scales.
+    def _rounded(self, x_TC: Tensor, dtype: DType) -> tuple[Tensor, Tensor]:
+        """x in steps of `dtype`, each row divided by its own scale, and these scales.
 
         Divided before it is quantized, since TensorRT takes no scales along a dimension that is
         not fixed.
@@ -181,15 +183,17 @@ class _Graph:
         x_TC = self._fp32(x_TC)
         size_TC = self._network.add_unary(x_TC, trt.UnaryOperation.ABS).get_output(0)
         largest = self._network.add_reduce(size_TC, trt.ReduceOperation.MAX, 1 << 1, True)
-        steps_T1 = self._multiply(largest.get_output(0), self._constant(1 / _FP8_MAX, (1, 1)))
+        steps_T1 = self._multiply(
+            largest.get_output(0), self._constant(1 / _LARGEST[dtype], (1, 1))
+        )
         least_11 = self._constant(_LEAST_SCALE, (1, 1))
         scale_T1 = self._binary(steps_T1, least_11, trt.ElementWiseOperation.MAX)
         divided_TC = self._binary(x_TC, scale_T1, trt.ElementWiseOperation.DIV)
-        return self._stepped(divided_TC, self._constant(1.0, ())), scale_T1
+        return self._stepped(divided_TC, self._constant(1.0, ()), dtype), scale_T1
 
-    def _stepped(self, x_TC: Tensor, scale: Tensor) -> Tensor:
-        """x in e4m3 steps of `scale`."""
-        narrow = self._network.add_quantize(x_TC, scale, self._trt.DataType.FP8)
+    def _stepped(self, x_TC: Tensor, scale: Tensor, dtype: DType) -> Tensor:
+        """x in steps of `scale`, as many as `dtype` has."""
+        narrow = self._network.add_quantize(x_TC, scale, data_type(self._trt, dtype))
         widen = self._network.add_dequantize(narrow.get_output(0), scale, self._dtype)
         return widen.get_output(0)
 

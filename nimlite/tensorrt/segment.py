@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nimlite.models.spec import ModelSpec
+from nimlite.quant.rtn import group_size_for
 
 Kind = Literal["first", "middle", "last"]
 DType = Literal["bf16", "fp16", "fp32", "fp8", "int8", "int4", "int64"]
 ActivationType = Literal["bf16", "fp16", "fp32"]
-WeightFormat = Literal["dense", "fp8", "fp8_static", "int8", "int4"]
+WeightFormat = Literal["dense", "fp8", "fp8_static", "int8", "int8_dynamic", "int4"]
 
 TOKENS = -1
 """The one dimension that is not fixed."""
@@ -26,6 +27,7 @@ _WEIGHT_TYPES: dict[WeightFormat, DType] = {
     "fp8": "fp8",
     "fp8_static": "fp8",
     "int8": "int8",
+    "int8_dynamic": "int8",
     "int4": "int4",
 }
 _SPEC_FIELDS = {
@@ -62,10 +64,9 @@ class Segment:
     """Of activations, and of dense weights. The residual is always in fp32."""
     weights: WeightFormat = "dense"
     """fp8: both factors in e4m3, each row of both with its own scale. fp8_static: the same, but
-    activations with one scale that calibration fixed. int8: weights alone, a scale a row. int4:
-    weights alone, a scale and an offset for each group of neighbours in a row."""
-    group_size: int = 128
-    """Of int4: input features that share a scale."""
+    activations with one scale that calibration fixed. int8: weights alone, a scale a row.
+    int8_dynamic: both factors, as fp8. int4: weights alone, a scale and an offset for each group of
+    neighbours in a row."""
     max_tokens: int
     """The largest T."""
 
@@ -139,9 +140,10 @@ class Segment:
         dtype = _WEIGHT_TYPES.get(self.weights, self.dtype)
         biases = (Port(f"{name}.bias", "fp32", (rows,)),) if has_bias else ()
         if self.weights == "int4":
-            groups = rows * columns // self.group_size
+            group_size = group_size_for(columns)
+            groups = rows * columns // group_size
             return (
-                Port(name, dtype, (groups, self.group_size)),
+                Port(name, dtype, (groups, group_size)),
                 Port(f"{name}.scales", "fp32", (groups,)),
                 Port(f"{name}.offsets", "fp32", (groups,)),
                 *biases,
@@ -159,7 +161,6 @@ def segments(
     *,
     dtype: ActivationType,
     weights: WeightFormat = "dense",
-    group_size: int = 128,
     max_tokens: int,
 ) -> tuple[Segment, ...]:
     """The distinct segments of a decoder: first, middle (where it has more than a layer), last."""
@@ -172,7 +173,6 @@ def segments(
             spec=spec,
             dtype=dtype,
             weights=weights,
-            group_size=group_size,
             max_tokens=max_tokens,
         )
         for kind in kinds

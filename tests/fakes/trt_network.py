@@ -147,7 +147,9 @@ def _slice(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
 
 def _quantize(layer: Any, arguments: list[torch.Tensor]) -> torch.Tensor:
     x, scale = arguments
-    assert scale.ndim == 0 and layer.get_output(0).dtype == trt.DataType.FP8
+    assert scale.ndim == 0
+    if layer.get_output(0).dtype == trt.DataType.INT8:
+        return (x.float() / scale).round().clamp(-128, 127).to(torch.int8)
     return (x.float() / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
 
 

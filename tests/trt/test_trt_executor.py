@@ -49,9 +49,9 @@ def test_the_fake_has_no_method_that_the_binding_has_not() -> None:
         assert names and not names - set(dir(real))
 
 
-@pytest.mark.parametrize("weights", ["dense", "int8", "int4", "fp8", "fp8_static"])
+@pytest.mark.parametrize("weights", ["dense", "int8", "int8_dynamic", "int4", "fp8", "fp8_static"])
 def test_every_input_reaches_its_segment_and_every_output_comes_back(weights: str) -> None:
-    segment = replace(MIDDLE, weights=weights, group_size=16)
+    segment = replace(MIDDLE, weights=weights)
     module = FakeTensorRT()
     module.segments = {b"plan": segment}
     run = load_executors(runtime_on(module), {"middle": (segment, b"plan")})["middle"]

@@ -13,14 +13,13 @@ from nimlite.engine.evaluate import prompt_logits
 from nimlite.kernels.torch_kernels import TorchKernels
 from nimlite.quant import unpack
 from nimlite.quant.base import PackedWeight
+from nimlite.quant.rtn import group_size_for
 from nimlite.tensorrt.decoder import SegmentedDecoder, Tensors
 from nimlite.tensorrt.segment import ActivationType, WeightFormat, segments
 
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 INPUT_SCALE = 0.02
 """For all activations, where they have a fixed one."""
-GROUP = 16
-"""Input features that share an int4 scale; transformers' matrices here have 64 or 160."""
 TOKENS = [5, 17, 200, 3, 44, 90, 17, 9]
 
 
@@ -42,15 +41,15 @@ def bound(weight: PackedWeight, dtype: ActivationType, weights: WeightFormat) ->
 
 def rounded(matrix_NC: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Values and one scale a row, which is the last dimension."""
-    largest, dtype = (127, torch.int8) if kind == "int8" else (448, torch.float8_e4m3fn)
+    largest, dtype = (127, torch.int8) if kind.startswith("int8") else (448, torch.float8_e4m3fn)
     scales_N = matrix_NC.abs().amax(-1) / largest
     values_NC = matrix_NC / scales_N.unsqueeze(-1)
-    return (values_NC.round() if kind == "int8" else values_NC).to(dtype), scales_N
+    return (values_NC.round() if dtype is torch.int8 else values_NC).to(dtype), scales_N
 
 
 def grouped(matrix_NC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """int4 values [groups, GROUP] in int8, and a scale and an offset for each group."""
-    groups = matrix_NC.reshape(-1, GROUP)
+    """int4 values [groups, group size] in int8, and a scale and an offset for each group."""
+    groups = matrix_NC.reshape(-1, group_size_for(matrix_NC.shape[1]))
     least, most = groups.aminmax(dim=1)
     scales = (most - least) / 15
     values = ((groups - least[:, None]) / scales[:, None]).round() - 8
@@ -77,8 +76,8 @@ def expected_logits(llama: Llama, weights: WeightFormat) -> torch.Tensor:
     what they are multiplied with."""
     model = copy.deepcopy(llama.reference)
     for name, module in model.named_modules():
-        if weights == "fp8" and name.endswith("_proj"):
-            module.register_forward_pre_hook(lambda _, given: near(given[0], "fp8"))
+        if weights in ("fp8", "int8_dynamic") and name.endswith("_proj"):
+            module.register_forward_pre_hook(lambda _, given: near(given[0], weights))
         if weights == "fp8_static" and name.endswith("_proj"):
             module.register_forward_pre_hook(lambda _, given: stepped(given[0]))
     for name, parameter in model.named_parameters():
@@ -89,7 +88,7 @@ def expected_logits(llama: Llama, weights: WeightFormat) -> torch.Tensor:
 
 def segment_logits(llama: Llama, dtype: ActivationType, weights: WeightFormat) -> torch.Tensor:
     """One text through all segments, in steps over a paged pool of ours."""
-    parts = segments(llama.spec, dtype=dtype, weights=weights, max_tokens=64, group_size=GROUP)
+    parts = segments(llama.spec, dtype=dtype, weights=weights, max_tokens=64)
     bind = functools.partial(bound, dtype=dtype, weights=weights)
     decoder = SegmentedDecoder.of(llama.decoder(), interpreted(*parts), bind)
     return prompt_logits(decoder, TorchKernels(), TOKENS, num_decoded=3)
@@ -110,6 +109,7 @@ def relative_error(llama: Llama, dtype: ActivationType, weights: WeightFormat) -
     [
         ("fp32", "dense", 1e-5),
         ("fp32", "int8", 1e-5),
+        ("fp32", "int8_dynamic", 1e-5),
         ("fp32", "int4", 1e-5),
         ("fp32", "fp8", 1e-5),
         ("fp32", "fp8_static", 1e-5),

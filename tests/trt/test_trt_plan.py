@@ -35,6 +35,7 @@ PRECISIONS: list[tuple[ActivationType, WeightFormat]] = [
     ("bf16", "dense"),
     ("fp16", "dense"),
     ("bf16", "int8"),
+    ("bf16", "int8_dynamic"),
     ("bf16", "int4"),
     ("bf16", "fp8"),
     ("bf16", "fp8_static"),
@@ -78,7 +79,7 @@ def defined(segment: Segment) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("kind", ["first", "middle", "last"])
-@pytest.mark.parametrize("weights", ["dense", "int8", "int4", "fp8", "fp8_static"])
+@pytest.mark.parametrize("weights", ["dense", "int8", "int8_dynamic", "int4", "fp8", "fp8_static"])
 def test_a_network_has_the_inputs_and_outputs_of_its_segment(kind: str, weights: str) -> None:
     segment = parts("fp16", weights)[kind]
     _, network = defined(segment)
