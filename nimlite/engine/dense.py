@@ -4,7 +4,7 @@ torch, or plans of TensorRT, which must agree with them first."""
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -18,9 +18,9 @@ from nimlite.layers.decoder import Decoder
 from nimlite.layers.model import Model
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
-from nimlite.profiles.manifest import Profile
+from nimlite.profiles.manifest import Precision, Profile
 from nimlite.settings.values import DenseBackend
-from nimlite.tensorrt.decoder import Bind, SegmentedDecoder, bind_rows
+from nimlite.tensorrt.decoder import Bind, SegmentedDecoder
 from nimlite.tensorrt.executor import PlanRefusedError, PlanRuntime, load_executors
 from nimlite.tensorrt.plans import (
     PLANS_FILE,
@@ -30,11 +30,20 @@ from nimlite.tensorrt.plans import (
     wanted_plans,
 )
 from nimlite.tensorrt.runtime import PACKAGES, UnavailableError, find_runtime
+from nimlite.tensorrt.segment import WeightFormat
 from nimlite.tensorrt.target import Capability
+from nimlite.tensorrt.weights import binder
 
 TORCH = "torch"
 _SMOKE_LENGTHS = (1, 16, 80)
 """Tokens of the smoke run's texts: each is for another optimization profile."""
+_AS_ROUNDED_AS = {
+    Precision.INT8_WO: Precision.BF16,
+    Precision.INT4_AWQ: Precision.BF16,
+    Precision.INT4_GPTQ: Precision.BF16,
+}
+"""Both sides of the smoke run have the same weights: where these alone are rounded, only what the
+activations' type costs may be between them."""
 _log = logging.getLogger(__name__)
 
 Dense = Callable[[Decoder], Model]
@@ -53,7 +62,8 @@ class DenseLayers:
     stream: Callable[[], int]
     """The handle of the stream that work goes to now."""
     packages: Sequence[str] = PACKAGES
-    bind: Bind = bind_rows
+    binder: Callable[[WeightFormat], Bind] = binder
+    """How weights of a format become the plans' inputs."""
 
     def named(self, spec: ModelSpec) -> str:
         """What a new engine is built for, as far as it shapes the engine: torch, or its plans.
@@ -137,11 +147,13 @@ class DenseLayers:
                 for segment in plans.segments(spec)
             },
         )
-        return partial(SegmentedDecoder.of, run=executors, bind=self.bind), runtime
+        bind = cache(self.binder(plans.weights))  # what is laid out anew is so once
+        return partial(SegmentedDecoder.of, run=executors, bind=bind), runtime
 
     def _smoke_run(self, dense: Dense, decoder: Decoder, kernels: Kernels) -> float:
         """How far the logits are from those of `decoder`, relatively. Raises UnavailableError for
-        more than the precision's rounding costs."""
+        more than rounding costs."""
+        precision = self.profile.precision
         generator = torch.Generator().manual_seed(0)
         vocab_size = decoder.spec.vocab_size
         texts = [
@@ -154,11 +166,11 @@ class DenseLayers:
             error = self_test(engine, reference, texts).relative_error
         except SelfTestError as failure:
             raise UnavailableError(f"its smoke run failed: {failure}") from failure
-        bound = max_relative_error(self.profile.precision)
+        bound = max_relative_error(_AS_ROUNDED_AS.get(precision, precision))
         if not error <= bound:
             raise UnavailableError(
                 f"its smoke run failed: the logits differ from torch's by {error:.2g}, and"
-                f" {bound:.2g} is allowed in {self.profile.precision}"
+                f" {bound:.2g} is allowed in {precision}"
             )
         return error
 

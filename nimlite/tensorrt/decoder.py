@@ -79,15 +79,6 @@ class SegmentedDecoder:
         return kernels.head(x_RD, decoder.head.weight, decoder.head.bias_N)
 
 
-def bind_rows(weight: PackedWeight) -> Tensors:
-    """A weight that a GPU's kernels hold as segments take it: row by row."""
-    tensors = weight.tensors
-    if weight.scheme == "fp8_rows":
-        return {"": tensors["weight"], ".scales": tensors["scale"]}
-    assert weight.scheme in ("bf16_rows", "fp16_rows"), f"no segment takes {weight.scheme}"
-    return {"": tensors["weight"]}
-
-
 def _to_attention(block: Block, bind: Bind) -> dict[str, torch.Tensor]:
     return {"input_norm": block.input_norm_D, **_ports("qkv", block.attention.qkv, bind)}
 

@@ -27,6 +27,10 @@ _FORMATS: Mapping[Precision, tuple[ActivationType, WeightFormat]] = {
     Precision.BF16: ("bf16", "dense"),
     Precision.FP16: ("fp16", "dense"),
     Precision.FP8: ("bf16", "fp8"),
+    Precision.INT8_SQ: ("bf16", "int8_dynamic"),
+    Precision.INT8_WO: ("bf16", "int8"),
+    Precision.INT4_AWQ: ("bf16", "int4"),
+    Precision.INT4_GPTQ: ("bf16", "int4"),
 }
 """Of activations and weights, as a GPU holds them."""
 

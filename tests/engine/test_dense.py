@@ -78,7 +78,7 @@ def layers(
         device=torch.device("cpu"),
         stream=lambda: STREAM,
         packages=RTX,
-        bind=in_fp16,
+        binder=lambda weights: in_fp16,
     )
 
 

@@ -76,7 +76,7 @@ def run_network(network: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, t
         value = inputs[port.name]
         assert value.dtype is DTYPES[port.dtype], port.name
         if port.dtype == trt.DataType.INT4:
-            value = _nibbles(value)
+            value = nibbles(value)
         declared = tuple(port.shape)
         assert len(declared) == value.ndim, port.name
         assert all(d in (-1, n) for d, n in zip(declared, value.shape, strict=True)), port.name
@@ -98,7 +98,7 @@ def run_network(network: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, t
     }
 
 
-def _nibbles(packed: torch.Tensor) -> torch.Tensor:
+def nibbles(packed: torch.Tensor) -> torch.Tensor:
     """int4, two in a byte with the first in its lower half, as int8."""
     pairs = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2).to(torch.int8)
     return torch.where(pairs > 7, pairs - 16, pairs)

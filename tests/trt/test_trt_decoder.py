@@ -3,17 +3,15 @@
 from pathlib import Path
 
 import pytest
-import torch
 from fakes.llama import random_llama
 from fakes.trt_network import interpreted
 
 from nimlite.engine.request import Request, SamplingParams
 from nimlite.kernels.torch_kernels import TorchKernels
-from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS
 from nimlite.layers.decoder import Decoder
 from nimlite.quant import unpack
 from nimlite.quant.base import PackedWeight
-from nimlite.tensorrt.decoder import SegmentedDecoder, Tensors, bind_rows
+from nimlite.tensorrt.decoder import SegmentedDecoder, Tensors
 from nimlite.tensorrt.segment import segments
 
 
@@ -54,14 +52,3 @@ def test_a_prompts_logprobs_come_from_the_rows_that_are_asked_for(tmp_path: Path
         found.append([logprob.logprob for logprob in delta.prompt_logprobs if logprob])
     assert len(found[1]) == 19
     assert found[1] == pytest.approx(found[0], abs=1e-4)
-
-
-def test_what_a_gpu_holds_is_bound_as_it_lies() -> None:
-    matrix_NC = torch.randn(32, 64)
-    for scheme in (BF16_ROWS, FP16_ROWS):
-        packed = scheme.pack(matrix_NC)
-        assert bind_rows(packed)[""] is packed.tensors["weight"]
-    packed = FP8_ROWS.pack(matrix_NC)
-    ports = bind_rows(packed)
-    assert ports[""] is packed.tensors["weight"]
-    assert torch.equal(ports[""].float() * ports[".scales"][:, None], FP8_ROWS.unpack(packed))

@@ -32,12 +32,23 @@ def wanted(**changes: object) -> PlanSet:
     return wanted_plans(TINY_SPEC, replace(PROFILE, **changes), (8, 9), RTX)
 
 
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("planned")
+    build_plans(trt, wanted(), TINY_SPEC, directory)
+    return directory
+
+
 @pytest.mark.parametrize(
     ("precision", "formats"),
     [
         (Precision.BF16, ("bf16", "dense")),
         (Precision.FP16, ("fp16", "dense")),
         (Precision.FP8, ("bf16", "fp8")),
+        (Precision.INT8_SQ, ("bf16", "int8_dynamic")),
+        (Precision.INT8_WO, ("bf16", "int8")),
+        (Precision.INT4_AWQ, ("bf16", "int4")),
+        (Precision.INT4_GPTQ, ("bf16", "int4")),
     ],
 )
 def test_plans_hold_weights_as_the_profile_does(
@@ -51,7 +62,11 @@ def test_plans_hold_weights_as_the_profile_does(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"precision": Precision.INT8}, "its plans hold weights in bf16, fp16, fp8, not in int8"),
+        (
+            {"precision": Precision.INT8},
+            "its plans hold weights in bf16, fp16, fp8, int8_sq, int8_wo, int4_awq, int4_gptq, not"
+            " in int8",
+        ),
         ({"tp": 2}, "its plans run on one GPU, and this profile has several"),
     ],
 )
@@ -88,11 +103,10 @@ def test_a_decoder_of_one_layer_has_two_plans(tmp_path: Path) -> None:
     assert build_plans(trt, wanted(), spec, tmp_path).files.keys() == {"first", "last"}
 
 
-def test_plans_serve_smaller_steps_and_no_larger_ones(tmp_path: Path) -> None:
-    build_plans(trt, wanted(), TINY_SPEC, tmp_path)
-    assert read_plans(tmp_path, wanted(max_num_tokens=16)).max_tokens == 128
+def test_plans_serve_smaller_steps_and_no_larger_ones(planned: Path) -> None:
+    assert read_plans(planned, wanted(max_num_tokens=16)).max_tokens == 128
     with pytest.raises(UnavailableError) as refusal:
-        read_plans(tmp_path, wanted(max_num_tokens=129))
+        read_plans(planned, wanted(max_num_tokens=129))
     assert str(refusal.value) == (
         f"the engine's plans are of tensorrt_rtx {trt.__version__} for compute capability 8.9, bf16"
         " with dense weights, steps of up to 128 tokens, and those wanted of tensorrt_rtx"
@@ -104,10 +118,9 @@ def test_plans_serve_smaller_steps_and_no_larger_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change"), [{"version": "1.8"}, {"capability": (8, 0)}, {"weights": "fp8"}, {"dtype": "fp16"}]
 )
-def test_plans_of_something_else_do_not_serve(tmp_path: Path, change: dict[str, object]) -> None:
-    build_plans(trt, wanted(), TINY_SPEC, tmp_path)
+def test_plans_of_something_else_do_not_serve(planned: Path, change: dict[str, object]) -> None:
     with pytest.raises(UnavailableError, match="the engine's plans are of"):
-        read_plans(tmp_path, replace(wanted(), **change))
+        read_plans(planned, replace(wanted(), **change))
 
 
 def test_an_engine_without_plans_says_so(tmp_path: Path) -> None:
