@@ -1,4 +1,5 @@
-"""Where the files lie that come with the package but are no code: profiles, recorded machines."""
+"""Where the files lie that come with the package but are no code: profiles, recorded machines,
+kernels built beforehand."""
 
 import sysconfig
 from pathlib import Path

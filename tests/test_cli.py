@@ -1,6 +1,7 @@
 """The commands as users start them: a process, its output and its exit code."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,19 @@ def test_a_model_store_is_served_without_a_network(tmp_path: Path) -> None:
         **environ,
     )
     assert len(json.loads(answer.stdout)[0]["token_ids"]) == 2
+
+
+def test_what_can_not_be_cached_is_served_all_the_same(tmp_path: Path) -> None:
+    random_llama(tmp_path)
+    done = nimlite(
+        *("run", str(tmp_path / "checkpoint"), "--prompt", "a", "--max-tokens", "2", "--json"),
+        cache=Path("/sys/nimlite"),  # where even root makes no directory
+        PATH=str(tmp_path),
+    )
+    assert len(json.loads(done.stdout)[0]["token_ids"]) == 2
+    assert "The cache directory /sys/nimlite can't be written" in done.stderr
+    [scratch] = re.findall(r"Until then (\S+) takes its place", done.stderr)
+    assert not Path(scratch).exists()
 
 
 def test_the_flags_of_tensorrt_llm_build_an_engine_that_runs(tmp_path: Path) -> None:

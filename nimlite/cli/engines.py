@@ -147,6 +147,7 @@ def run(
         return _show_plan(session, as_json)
     if not prompt:
         raise typer.BadParameter("give at least one --prompt TEXT")
+    session = session.with_a_cache()
     plan, backend, directory = _prepare(session)
     engine = preparation.load_engine(plan, directory, backend, session.progress)
     from nimlite import SamplingParams
@@ -167,6 +168,7 @@ def serve(
     if dry_run:
         return _show_plan(session, as_json)
     session.require_this_machine()
+    session = session.with_a_cache()
     plan = session.plan()
     startup.limit_openmp(os.environ, plan.num_threads)
     from nimlite.serving import serve_plan

@@ -1,11 +1,14 @@
 """What every command works with: settings, cache, machine, and where to print."""
 
+import atexit
 import json
 import logging
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -21,6 +24,7 @@ from nimlite.profiles.load import load_manifest
 from nimlite.profiles.manifest import Manifest
 from nimlite.settings import Settings, notices, read_settings
 from nimlite.store.cache import Store
+from nimlite.store.disk import is_empty, refusal
 
 _STARTED = time.monotonic()
 _log = logging.getLogger(__name__)
@@ -60,6 +64,26 @@ class Session:
     def plan(self) -> startup.Plan:
         """What would be served here."""
         return startup.make_plan(self.manifest(), self.machine(), self.settings)
+
+    def with_a_cache(self) -> "Session":
+        """For a command that serves: where the cache directory is empty and can't be filled, one
+        that lasts as long as this process."""
+        problem = refusal(self.settings.cache_path)
+        if problem is None or not is_empty(self.settings.cache_path):
+            return self
+        try:
+            scratch = Path(tempfile.mkdtemp(prefix="nimlite-cache-"))
+        except OSError:  # what is written first then says why it can't be
+            return self
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        _log.warning(
+            "%s Until then %s takes its place and ends with this process: each start downloads and "
+            "builds anew.",
+            problem,
+            scratch,
+        )
+        settings = replace(self.settings, cache_path=scratch)
+        return replace(self, settings=settings, store=Store(scratch, offline=settings.offline))
 
     def require_this_machine(self) -> None:
         """Raises SettingError where another machine is only asked about."""

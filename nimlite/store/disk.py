@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,26 @@ def writing_to(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ArtifactError(_sentence(root, error)) from error
+
+
+def refusal(root: Path) -> str | None:
+    """Why nothing can be put into the cache directory `root`, as a sentence; None where it can."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            return None
+    except OSError as error:
+        if error.filename:  # not that of the file that was tried
+            error.filename = str(root)
+        return _sentence(root, error)
+
+
+def is_empty(root: Path) -> bool:
+    """Whether there is nothing in the cache directory `root`, or nobody may look."""
+    try:
+        return not any(root.iterdir())
+    except OSError:
+        return True
 
 
 def _sentence(root: Path, error: OSError) -> str:

@@ -18,19 +18,19 @@ from nimlite.quant import SCHEMES
 def test_the_second_load_takes_the_cached_build(
     library: object, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library_module, "_build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(library_module, "build", lambda *_: pytest.fail("built again"))
     load(cache_dir)
 
 
 def test_two_builders_build_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    build = library_module._build
+    build = library_module.build
 
     def counted(path: Path, machine: tuple[str, ...]) -> None:
         built.append(path)
         build(path, machine)
 
-    monkeypatch.setattr(library_module, "_build", counted)
+    monkeypatch.setattr(library_module, "build", counted)
     monkeypatch.setattr(library_module, "_FLAGS", (*library_module._FLAGS, "-O0"))
     threads = [threading.Thread(target=load, args=(tmp_path,)) for _ in range(2)]
     for thread in threads:

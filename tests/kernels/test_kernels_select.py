@@ -7,6 +7,7 @@ from fakes.llama import random_llama
 
 from nimlite.engine.request import SamplingParams
 from nimlite.kernels import cpu_kernels
+from nimlite.kernels.cpu import prebuilt
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 from nimlite.kernels.torch_kernels import TorchKernels
 
@@ -22,6 +23,22 @@ def test_torch_where_there_is_no_compiler(tmp_path: Path, monkeypatch: pytest.Mo
     selected = cpu_kernels(tmp_path, num_threads=1, head_dim=64)
     assert isinstance(selected.kernels, TorchKernels)
     assert selected.reason == "Plain torch, several times slower: there is no C++ compiler (g++)."
+
+
+def test_a_build_made_beforehand_where_there_is_no_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lowest = [level for level in prebuilt.LEVELS if not level.needs]
+    monkeypatch.setattr(prebuilt, "LEVELS", lowest)
+    monkeypatch.setattr(prebuilt, "DIRECTORY", tmp_path)
+    [built] = prebuilt.build_all(tmp_path)
+    assert built.parent == tmp_path
+    monkeypatch.setenv("PATH", str(tmp_path))
+    selected = cpu_kernels(tmp_path, num_threads=1, head_dim=64)
+    assert isinstance(selected.kernels, CpuKernels)
+    assert selected.reason == (
+        f"C++ kernels built for {built.name.rsplit('-', 1)[0]}, on 1 thread(s)."
+    )
 
 
 @pytest.mark.parametrize("head_dim", [20, 272])

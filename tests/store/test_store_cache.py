@@ -15,7 +15,7 @@ from nimlite.errors import ArtifactError, ChecksumError, DownloadError, Manifest
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Artifact
 from nimlite.store.cache import Store
-from nimlite.store.disk import writing_to
+from nimlite.store.disk import is_empty, refusal, writing_to
 
 CONTENT = b"weights" * 10_000
 
@@ -165,6 +165,19 @@ def test_a_cache_that_can_not_be_written(
         ArtifactError, match=r"/usr/cache can't be written .*uid \d+.* NIM_CACHE_PATH"
     ):
         Store(Path("/usr/cache")).fetch(artifact, progress)
+
+
+def test_whether_a_cache_can_be_filled(tmp_path: Path, unprivileged: None) -> None:
+    sentence = refusal(Path("/usr/cache"))
+    assert sentence is not None
+    assert sentence.startswith("The cache directory /usr/cache can't be written (Permission denied")
+    assert is_empty(Path("/usr/cache"))
+    assert not is_empty(Path("/usr"))
+
+
+def test_asking_leaves_no_file(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "cache") is None
+    assert is_empty(tmp_path / "cache")
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def load(cache_dir: Path, machine: Sequence[str] = NATIVE) -> Library:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with file_lock(cache_dir / "kernels.lock"):
             if not path.exists():
-                _build(path, machine)
+                build(path, machine)
     try:
         return Library(path)
     except OSError as error:
@@ -90,20 +90,26 @@ def _sources() -> list[Path]:
     return sorted([*SOURCE_DIR.glob("*.cpp"), *SOURCE_DIR.glob("*.h")])
 
 
-def _key(machine: Sequence[str]) -> str:
-    """Digest of all that shapes the binary: sources, flags, compiler, and what it makes of this
-    processor."""
-    digest = hashlib.sha256(repr((_FLAGS, tuple(machine))).encode())
-    digest.update(_compiler("--version"))
-    digest.update(_compiler(*machine, "-Q", "--help=target"))
+def source_digest() -> str:
+    """Digest of the sources and of the flags that hold for every machine."""
+    digest = hashlib.sha256(repr(_FLAGS).encode())
     for source in _sources():
         digest.update(source.name.encode())
         digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def _key(machine: Sequence[str]) -> str:
+    """Digest of all that shapes the binary: sources, flags, compiler, and what it makes of this
+    processor."""
+    digest = hashlib.sha256(repr((source_digest(), tuple(machine))).encode())
+    digest.update(_compiler("--version"))
+    digest.update(_compiler(*machine, "-Q", "--help=target"))
     return digest.hexdigest()[:16]
 
 
-def _build(path: Path, machine: Sequence[str]) -> None:
-    """Compile every source at once, link, and rename into place."""
+def build(path: Path, machine: Sequence[str]) -> None:
+    """Compile every source at once, link, and rename into place. Raises LibraryUnavailableError."""
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         sources = [source for source in _sources() if source.suffix == ".cpp"]
         objects = [str(Path(directory, f"{source.stem}.o")) for source in sources]
