@@ -64,7 +64,7 @@ def test_list_model_profiles(tmp_path: Path) -> None:
         (["cache", "rm", "x"], {}, 2, "Nothing in the cache is named 'x'"),
         (["probe", "--cache-max-bytes", "0"], {}, 2, "--cache-max-bytes=0 can't be used. Allowed"),
         (["download-to-cache", "--lora"], {}, 2, "--lora: smollm2-135m has no profile with LoRA"),
-        (["download-to-cache", "-p", "a", "b"], {}, 2, "=a names no profile of smollm2-135m."),
+        (["download-to-cache", "-p", "x", "y"], {}, 2, "=x names no profile of smollm2-135m."),
         (["download-to-cache", "-p", "a", "--all"], {}, 2, "--all and --profiles contradict each"),
         (["serve", "a", "--model", "b"], {}, 2, "MODEL=a and --model=b contradict each other"),
         (["serve", "--machine", "no.json"], {}, 2, "--machine=no.json asks about another machine"),
