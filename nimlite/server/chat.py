@@ -2,11 +2,14 @@
 
 from typing import Any
 
-from nimlite.engine.request import FinishReason
+from nimlite.engine.request import FinishReason, Grammar
+from nimlite.errors import RequestError
 from nimlite.server.answer import Answer, new_id
 from nimlite.server.choice import Piece, Prompt
 from nimlite.server.chunks import ChunkEncoder
 from nimlite.server.conversation import Conversation, RenderedPrompt
+from nimlite.server.dialect import Dialect
+from nimlite.server.forced_calls import calls_grammar
 from nimlite.server.generation import Job
 from nimlite.server.logprobs import chat_logprobs
 from nimlite.server.output_parser import OutputParser
@@ -14,9 +17,11 @@ from nimlite.server.prompts import build_job, check_context
 from nimlite.server.protocol import ChatCompletionRequest
 from nimlite.server.sampling import sampling_params
 from nimlite.server.state import ServedModel, ServerState
+from nimlite.server.structured import grammar_of
 from nimlite.server.token_bytes import TokenBytes
+from nimlite.server.tokenizer import Tokenizer
 from nimlite.server.tool_calls import CallDelta
-from nimlite.server.tools import offered_tools
+from nimlite.server.tools import NamedTool, is_forced, offered_tools
 
 
 def answer_chat(state: ServerState, body: ChatCompletionRequest) -> Answer:
@@ -45,7 +50,6 @@ def answer_chat(state: ServerState, body: ChatCompletionRequest) -> Answer:
 
 async def chat_job(body: ChatCompletionRequest, answer_id: str, model: ServedModel) -> Job:
     """The conversation as the engine's request, and how its answer is to be read."""
-    tools = offered_tools(body.tools, body.tool_choice)
     prompt = await render_chat(body, model)
     num_tokens = len(prompt.token_ids)
     limit = body.max_completion_tokens or body.max_tokens
@@ -57,20 +61,42 @@ async def chat_job(body: ChatCompletionRequest, answer_id: str, model: ServedMod
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
 
-    def new_parser() -> OutputParser | None:
-        return model.tokenizer.dialect.output_parser(
-            prompt.text,
-            frozenset(tool.function.name for tool in tools),
-            max_calls=1 if body.parallel_tool_calls is False else None,
-        )
-
     return build_job(
         body,
         answer_id,
         (Prompt(token_ids=prompt.token_ids),),
         params,
-        new_parser=new_parser,
-        shown_ids=model.tokenizer.mark_ids,
+        new_parser=lambda: _output_parser(body, prompt, model.tokenizer.dialect),
+        shown_ids=frozenset(model.tokenizer.special_marks.values()),
+        grammar=_calls_grammar(body, model.tokenizer),
+    )
+
+
+def _output_parser(
+    body: ChatCompletionRequest, prompt: RenderedPrompt, dialect: Dialect
+) -> OutputParser | None:
+    tools = offered_tools(body.tools, body.tool_choice)
+    names = frozenset(tool.function.name for tool in tools)
+    if is_forced(body.tool_choice):
+        return dialect.forced_parser(names)
+    max_calls = 1 if body.parallel_tool_calls is False else None
+    return dialect.output_parser(prompt.text, names, max_calls=max_calls)
+
+
+def _calls_grammar(body: ChatCompletionRequest, tokenizer: Tokenizer) -> Grammar | None:
+    """For an answer that must be a call. Raises RequestError where it must be more than that."""
+    if not is_forced(body.tool_choice):
+        return None
+    if (other := grammar_of(body)) is not None:
+        raise RequestError(
+            f"'tool_choice' asks for a call and '{other.param}' for another form: leave one.",
+            param="tool_choice",
+        )
+    return calls_grammar(
+        tokenizer.dialect.tools.form,
+        [tool.function for tool in offered_tools(body.tools, body.tool_choice)],
+        tokenizer.special_marks,
+        is_single=body.parallel_tool_calls is False or isinstance(body.tool_choice, NamedTool),
     )
 
 
@@ -84,7 +110,10 @@ def _conversation(body: ChatCompletionRequest) -> Conversation:
     template_kwargs: dict[str, Any] = {}
     if body.add_generation_prompt is not None:
         template_kwargs["add_generation_prompt"] = body.add_generation_prompt
-    if body.reasoning_effort is not None:
+    if is_forced(body.tool_choice):
+        # The answer begins with the call.
+        template_kwargs["enable_thinking"] = False
+    elif body.reasoning_effort is not None:
         template_kwargs["reasoning_effort"] = body.reasoning_effort
         template_kwargs["enable_thinking"] = body.reasoning_effort != "none"
     return Conversation(

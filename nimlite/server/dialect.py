@@ -35,6 +35,11 @@ class Dialect:
         of_reasoning = (self.reasoning.begin, self.reasoning.end) if self.reasoning else ()
         return (*self.tools.openers, *self.tools.closers, *of_reasoning)
 
+    def forced_parser(self, tool_names: frozenset[str]) -> OutputParser:
+        """For an answer whose grammar allows calls and nothing else."""
+        tools = ToolParser(self.tools, tool_names)
+        return OutputParser(None, tools, has_short_ids=self.tools.has_short_ids)
+
     def output_parser(
         self, prompt: str, tool_names: frozenset[str], *, max_calls: int | None = None
     ) -> OutputParser | None:

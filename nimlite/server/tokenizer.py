@@ -46,12 +46,11 @@ class Tokenizer:
         # No token stands for more characters than its own name has.
         self._longest_token = max(map(len, self._backend.get_vocab()))
 
-        self.mark_ids = frozenset(
-            token_id
-            for mark in self.dialect.marks
-            if (token_id := self._backend.token_to_id(mark)) is not None
-        )
-        """Tokens that an output parser must see, special or not."""
+        found = ((mark, self._backend.token_to_id(mark)) for mark in self.dialect.marks)
+        self.special_marks = {
+            mark: token_id for mark, token_id in found if token_id in self.token_bytes.special_ids
+        }
+        """Marks that an output parser must see, although their tokens are special."""
 
     @classmethod
     def load(

@@ -66,6 +66,11 @@ class ToolCall(Strict):
     index: int | None = None
 
 
+def is_forced(choice: ToolChoice | None) -> bool:
+    """Whether the answer must be a call."""
+    return choice == "required" or isinstance(choice, NamedTool)
+
+
 def offered_tools(tools: list[Tool] | None, choice: ToolChoice | None) -> tuple[Tool, ...]:
     """The tools that an answer may call. Raises RequestError for a choice that can't be made."""
     if isinstance(choice, NamedTool):
@@ -76,18 +81,12 @@ def offered_tools(tools: list[Tool] | None, choice: ToolChoice | None) -> tuple[
                 f"'tool_choice' names the tool {name[:100]!r}, which is not among 'tools'.",
                 param="tool_choice",
             )
-        choice, tools = "required", list(named)
+        return named
     if choice == "none":
         return ()
     if choice is not None and not tools:
         raise RequestError(
             f"'tool_choice' {choice!r} needs 'tools'; give some, or leave it out.",
             param="tool_choice",
-        )
-    if choice == "required":
-        raise RequestError(
-            "That a tool is called can't be enforced yet; leave 'tool_choice' at 'auto'.",
-            param="tool_choice",
-            code="unsupported_parameter",
         )
     return tuple(tools or ())

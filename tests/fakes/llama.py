@@ -1,11 +1,13 @@
 """Llamas as the engine and as transformers run them, from one checkpoint."""
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
+import tokenizers
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -83,6 +85,12 @@ class Llama:
         self.checkpoint.save_tokenizer(directory)
         return directory
 
+    @cached_property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        config = json.loads((self.tokenizer_directory / "generation_config.json").read_text())
+        found = config["eos_token_id"]
+        return tuple(found) if isinstance(found, list) else (found,)
+
     def target(self, precision: Precision = Precision.FP32) -> CpuBackend:
         """To build for, in plain torch."""
         return CpuBackend(profile=self.profile(precision), kernels=TorchKernels())
@@ -141,8 +149,10 @@ class Llama:
             weights=self.weights(precision),
             profile=self.profile(precision, **limits),
             kernels=kernels,
-            eos_token_ids=(EOS_ID,),
-            tokenizer=byte_tokenizer(),
+            eos_token_ids=self.eos_token_ids,
+            tokenizer=tokenizers.Tokenizer.from_file(
+                str(self.tokenizer_directory / "tokenizer.json")
+            ),
             prefix_caching=prefix_caching,
             sampler=sampler,
             dense=dense,

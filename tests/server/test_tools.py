@@ -181,7 +181,11 @@ def test_thoughts_may_be_left_out_or_not_asked_for(client: openai.OpenAI, model:
             "tools[0].function.name",
             "expected a string like",
         ),
-        ({"tool_choice": "required"}, "tool_choice", "can't be enforced yet"),
+        (
+            {"tool_choice": "required", "response_format": {"type": "json_object"}},
+            "tool_choice",
+            "asks for a call and 'response_format' for another form",
+        ),
         (
             {"messages": [{"role": "assistant", "content": None}]},
             "messages[0].content",

@@ -6,8 +6,19 @@ from dataclasses import dataclass
 from nimlite.server.tool_parsers.json_calls import read_calls
 from nimlite.server.tool_parsers.mistral_calls import read_mistral_calls
 from nimlite.server.tool_parsers.names import Accepts
-from nimlite.server.tool_parsers.pythonic_calls import read_pythonic_calls
+from nimlite.server.tool_parsers.pythonic_calls import read_pythonic_or_json_calls
 from nimlite.server.tool_parsers.scanner import Reading, Scanner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallForm:
+    """How calls as JSON are written where they are enforced; the reader must understand it."""
+
+    before: str = ""
+    between: str = ""
+    after: str = ""
+    arguments: str = "arguments"
+    """The key of a call's arguments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +27,7 @@ class ToolFormat:
 
     name: str
     read: Callable[[Scanner, Accepts], Reading[None]]
+    form: CallForm
     openers: tuple[str, ...] = ()
     closers: tuple[str, ...] = ()
     separators: tuple[str, ...] = ()
@@ -27,11 +39,20 @@ class ToolFormat:
 
 
 HERMES = ToolFormat(
-    name="hermes", read=read_calls, openers=("<tool_call>",), closers=("</tool_call>",)
+    name="hermes",
+    read=read_calls,
+    form=CallForm(
+        before="<tool_call>\n",
+        between="\n</tool_call>\n<tool_call>\n",
+        after="\n</tool_call>",
+    ),
+    openers=("<tool_call>",),
+    closers=("</tool_call>",),
 )
 LLAMA3_JSON = ToolFormat(
     name="llama3_json",
     read=read_calls,
+    form=CallForm(between="; ", arguments="parameters"),
     openers=("<|python_tag|>", "<|python_start|>"),
     closers=("<|python_end|>",),
     separators=(";", ","),
@@ -39,29 +60,45 @@ LLAMA3_JSON = ToolFormat(
 )
 PYTHONIC = ToolFormat(
     name="pythonic",
-    read=read_pythonic_calls,
+    read=read_pythonic_or_json_calls,
+    form=CallForm(before="[", between=", ", after="]"),
     openers=("<|python_tag|>", "<|python_start|>"),
     closers=("<|python_end|>",),
     is_bare=True,
 )
 MISTRAL = ToolFormat(
-    name="mistral", read=read_mistral_calls, openers=("[TOOL_CALLS]",), has_short_ids=True
+    name="mistral",
+    read=read_mistral_calls,
+    form=CallForm(before="[TOOL_CALLS][", between=", ", after="]"),
+    openers=("[TOOL_CALLS]",),
+    has_short_ids=True,
 )
 GRANITE = ToolFormat(
     name="granite",
     read=read_calls,
+    form=CallForm(before="<|tool_call|>[", between=", ", after="]"),
     openers=("<|tool_call|>", "<tool_call>"),
     closers=("</tool_call>",),
 )
-GRANITE_20B = ToolFormat(name="granite-20b-fc", read=read_calls, openers=("<function_call>",))
+GRANITE_20B = ToolFormat(
+    name="granite-20b-fc",
+    read=read_calls,
+    form=CallForm(before="<function_call> ", between=" <function_call> "),
+    openers=("<function_call>",),
+)
 PHI4_MINI = ToolFormat(
     name="phi4_mini_json",
     read=read_calls,
+    form=CallForm(before="functools[", between=", ", after="]"),
     openers=("<|tool_call|>", "functools"),
     closers=("<|/tool_call|>",),
 )
 JAMBA = ToolFormat(
-    name="jamba", read=read_calls, openers=("<tool_calls>",), closers=("</tool_calls>",)
+    name="jamba",
+    read=read_calls,
+    form=CallForm(before="<tool_calls>[", between=", ", after="]</tool_calls>"),
+    openers=("<tool_calls>",),
+    closers=("</tool_calls>",),
 )
 TOOL_FORMATS = {
     tool_format.name: tool_format

@@ -15,7 +15,13 @@ def read_calls(scanner: Scanner, accepts: Accepts) -> Reading[None]:
     if (yield from scanner.peek()) != "[":
         yield from _Call(scanner, accepts).read()
         return
-    separator = yield from scanner.take()
+    yield from scanner.take()
+    yield from read_call_list(scanner, accepts)
+
+
+def read_call_list(scanner: Scanner, accepts: Accepts) -> Reading[None]:
+    """The rest of an array that is open."""
+    separator = ","
     while separator != "]":
         yield from _Call(scanner, accepts).read()
         yield from scanner.skip_space()
