@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nimlite.settings.values import DenseBackend
+
 if TYPE_CHECKING:
     from nimlite.engine.engine import Engine
 
@@ -79,6 +81,9 @@ def offline(
     ] = None,
     max_batch_size: Annotated[int, typer.Option(help="Sequences that run at once.")] = 1024,
     max_num_tokens: Annotated[int, typer.Option(help="The token budget of a step.")] = 8192,
+    backend: Annotated[
+        DenseBackend, typer.Option(help="What computes the dense layers.")
+    ] = DenseBackend.TORCH,
     json: JsonOption = None,
     peer: Annotated[
         Path | None, typer.Option(help="A peer's JSON lines; the ratio to it is printed.")
@@ -114,6 +119,7 @@ def offline(
         report,
         max_batch_size=max_batch_size,
         max_num_tokens=max_num_tokens,
+        backend=backend,
     )
     typer.echo(table(judged))
     if json:

@@ -17,15 +17,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
-from nimlite.engine.engine import Engine
-from nimlite.engine.gpu import gpu_engine, random_weights
+from nimlite.engine.dense import DenseLayers
+from nimlite.engine.engine import Engine, kv_layout
+from nimlite.engine.gpu import gpu_engine, measured_kernels, random_weights
 from nimlite.engine.request import SamplingParams
+from nimlite.layers.decoder import Decoder
 from nimlite.models.registry import read_spec
 from nimlite.models.spec import ModelSpec
+from nimlite.observe.progress import SILENT
 from nimlite.profiles.manifest import Device, Precision, Profile
+from nimlite.settings.values import DenseBackend
 
 _MAX_MODEL_LEN = 4096
 
@@ -190,9 +195,10 @@ def run_offline(
     *,
     max_batch_size: int,
     max_num_tokens: int,
+    backend: DenseBackend = DenseBackend.TORCH,
 ) -> None:
     """Build an engine of random weights in the shape of `spec`, and run the cases one after the
-    other."""
+    other. Raises SettingError where the backend can't run it here."""
     device = torch.device("cuda")
     profile = Profile(
         id="offline",
@@ -205,8 +211,20 @@ def run_offline(
         max_num_tokens=max_num_tokens,
         block_size=64,
     )
+    weights = random_weights(spec, precision, device)
+    kernels = measured_kernels(spec, profile, device)
+    layers = DenseLayers.on(device, profile, backend)
+
+    def load() -> Decoder:
+        layout = kv_layout(spec, dataclasses.replace(profile, kv_cache_bytes=0))
+        return Decoder.load(spec, weights, layout)
+
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        layers.prepare(spec, directory, SILENT)
+        dense = layers.choose(directory, load, kernels, directory / "compiled", SILENT)
     engine = gpu_engine(
-        spec, random_weights(spec, precision, device), profile, device, prefix_caching=False
+        spec, weights, profile, device, kernels=kernels, dense=dense, prefix_caching=False
     )
     cases = tuple(cases)
     for case in cases:

@@ -12,7 +12,7 @@ import torch
 from nimlite.build.quality import max_relative_error
 from nimlite.build.selftest import self_test
 from nimlite.engine.evaluate import Evaluation
-from nimlite.errors import SelfTestError, SettingError
+from nimlite.errors import BuildError, SelfTestError, SettingError
 from nimlite.kernels.base import Kernels
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.model import Model
@@ -65,6 +65,19 @@ class DenseLayers:
     binder: Callable[[WeightFormat], Bind] = binder
     """How weights of a format become the plans' inputs."""
 
+    @classmethod
+    def on(
+        cls, device: torch.device, profile: Profile, wanted: DenseBackend | None
+    ) -> "DenseLayers":
+        """On a GPU of this machine."""
+        return cls(
+            wanted=wanted,
+            profile=profile,
+            capability=torch.cuda.get_device_capability(device),
+            device=device,
+            stream=lambda: torch.cuda.current_stream(device).cuda_stream,
+        )
+
     def named(self, spec: ModelSpec) -> str:
         """What a new engine is built for, as far as it shapes the engine: torch, or its plans.
 
@@ -73,13 +86,23 @@ class DenseLayers:
         plans = self._wanted(spec)
         return TORCH if plans is None else str(plans)
 
-    def prepare(self, spec: ModelSpec, directory: Path) -> None:
+    def prepare(self, spec: ModelSpec, directory: Path, progress: Progress) -> None:
         """Build the plans of a new engine into its directory, where it has some.
 
-        Raises SettingError as above, and BuildError for what TensorRT refuses.
+        Raises SettingError as above, and BuildError for what TensorRT refuses, where it was asked
+        for.
         """
-        if plans := self._wanted(spec):
-            build_plans(find_runtime(self.capability, self.packages), plans, spec, directory)
+        plans = self._wanted(spec)
+        if plans is None:
+            return
+        trt = find_runtime(self.capability, self.packages)
+        try:
+            with progress.task("Build TensorRT's plans", None, ""):
+                build_plans(trt, plans, spec, directory)
+        except BuildError as error:
+            if self.wanted is DenseBackend.TENSORRT:
+                raise
+            _log.warning("%s", error)
 
     def choose(
         self,

@@ -74,7 +74,7 @@ class GpuBackend:
 
     def prepare(self, spec: ModelSpec, directory: Path, progress: Progress) -> None:
         self._cache(directory).activate()
-        self._dense_layers.prepare(spec, directory)
+        self._dense_layers.prepare(spec, directory, progress)
         dtype = activation_dtype(self.profile.precision)
         with ThreadPoolExecutor(1) as thread, progress.task("Compile the kernels", None, ""):
             shapes = products(spec, self.profile.precision)
@@ -125,13 +125,7 @@ class GpuBackend:
 
     @property
     def _dense_layers(self) -> DenseLayers:
-        return DenseLayers(
-            wanted=self.backend,
-            profile=self.profile,
-            capability=torch.cuda.get_device_capability(self.device),
-            device=self.device,
-            stream=lambda: torch.cuda.current_stream(self.device).cuda_stream,
-        )
+        return DenseLayers.on(self.device, self.profile, self.backend)
 
     def _compiled(self, directory: Path) -> Path:
         return self._cache(directory).path / "tensorrt.cache"
@@ -257,10 +251,7 @@ def gpu_engine(
 
     Raises SettingError where the memory that is left does not hold one request of full length.
     """
-    if kernels is None:
-        dtype = activation_dtype(profile.precision)
-        choices = choose(products(spec, profile.precision), device, dtype)
-        kernels = TritonKernels(device, dtype, profile.max_batch_size, choices)
+    kernels = kernels or measured_kernels(spec, profile, device)
     with progress.task("Run the largest step", None, ""):
         left = measure_kv_bytes(spec, weights, profile, kernels, device, memory_bytes, dense)
     num_bytes = min(left, profile.kv_cache_bytes or left)
@@ -277,6 +268,13 @@ def gpu_engine(
             sampler=DeviceSampler(profile.max_batch_size, device),
             dense=dense,
         )
+
+
+def measured_kernels(spec: ModelSpec, profile: Profile, device: torch.device) -> TritonKernels:
+    """The kernels, chosen now, and not kept."""
+    dtype = activation_dtype(profile.precision)
+    choices = choose(products(spec, profile.precision), device, dtype)
+    return TritonKernels(device, dtype, profile.max_batch_size, choices)
 
 
 @torch.inference_mode()

@@ -42,6 +42,7 @@ class Executor:
         self._runtime = runtime
         self._segment = segment
         self._engine = runtime.deserialize(plan)
+        self._scratch_B: torch.Tensor | None = None
         self._contexts = [
             runtime.context(self._engine, index, largest <= _COMPILED_EACH)
             for index, (_, _, largest) in enumerate(segment.token_ranges)
@@ -54,7 +55,8 @@ class Executor:
         return size
 
     def work_in(self, scratch_B: torch.Tensor) -> None:
-        """Let all contexts work in this memory of the device."""
+        """Let all contexts work in this memory of the device; they know only its address."""
+        self._scratch_B = scratch_B
         for context in self._contexts:
             context.set_device_memory(scratch_B.data_ptr(), scratch_B.nbytes)
 
@@ -108,6 +110,7 @@ class PlanRuntime:
         self._runtime.error_recorder = self._recorder
         self._known = compiled
         self._cache: Any = None
+        self._configs: list[Any] = []  # contexts point at them
 
     @property
     def compiled(self) -> bytes:
@@ -133,6 +136,7 @@ class PlanRuntime:
                 kinds.EAGER if compiles_each else kinds.NONE
             )
             self.require(config.set_runtime_cache(self._runtime_cache(config)))
+        self._configs.append(config)
         context = self.require(engine.create_execution_context(config))
         context.error_recorder = self._recorder
         self.require(context.set_optimization_profile_async(profile, self.stream()))

@@ -7,6 +7,7 @@ from types import ModuleType
 
 from pydantic import TypeAdapter, ValidationError
 
+from nimlite.errors import TargetError
 from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Precision, Profile
 from nimlite.tensorrt.plan import PlanRequest
@@ -20,7 +21,7 @@ from nimlite.tensorrt.segment import (
     beyond,
     segments,
 )
-from nimlite.tensorrt.target import Capability, text
+from nimlite.tensorrt.target import Capability, require_buildable, text
 
 PLANS_FILE = "plans.json"
 _FORMATS: Mapping[Precision, tuple[ActivationType, WeightFormat]] = {
@@ -84,6 +85,10 @@ def wanted_plans(
         raise UnavailableError("its plans run on one GPU, and this profile has several")
     trt = find_runtime(capability, packages)
     dtype, weights = _FORMATS[profile.precision]
+    try:
+        require_buildable(trt, (capability,), dtype, weights)
+    except TargetError as error:
+        raise UnavailableError(str(error).removesuffix(".")) from error
     return PlanSet(
         module=trt.__name__,
         version=trt.__version__,
@@ -100,7 +105,7 @@ def build_plans(trt: ModuleType, wanted: PlanSet, spec: ModelSpec, directory: Pa
     """Build the plans into `directory`, but for those that lie there, with their plans.json; any
     others are removed.
 
-    Raises TargetError and BuildError.
+    Raises BuildError for what TensorRT refuses.
     """
     cache = PlanCache(directory)
     files = {}

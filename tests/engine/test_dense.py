@@ -15,7 +15,7 @@ from fakes.trt_runtime import REFUSAL, STREAM, FakeTensorRT
 
 from nimlite.engine.dense import DenseLayers
 from nimlite.engine.request import SamplingParams
-from nimlite.errors import SettingError
+from nimlite.errors import BuildError, SettingError
 from nimlite.kernels.torch_kernels import TorchKernels
 from nimlite.layers.decoder import Decoder
 from nimlite.observe.progress import SILENT
@@ -42,7 +42,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Llama:
 @pytest.fixture(scope="module")
 def built(llama: Llama, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("plans")
-    layers(llama, DenseBackend.AUTO).prepare(llama.spec, directory)
+    layers(llama, DenseBackend.AUTO).prepare(llama.spec, directory, SILENT)
     return directory
 
 
@@ -139,7 +139,7 @@ def test_torch_builds_no_plans(llama: Llama, tmp_path: Path) -> None:
     for wanted in (None, DenseBackend.TORCH):
         dense = layers(llama, wanted)
         assert dense.named(llama.spec) == "torch"
-        dense.prepare(llama.spec, tmp_path)
+        dense.prepare(llama.spec, tmp_path, SILENT)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -201,7 +201,7 @@ def test_on_hopper_torch_runs_and_the_line_says_why(
     )
     auto = layers(llama, DenseBackend.AUTO, HOPPER)
     assert auto.named(llama.spec) == "torch"
-    auto.prepare(llama.spec, tmp_path)
+    auto.prepare(llama.spec, tmp_path, SILENT)
     assert isinstance(chosen(auto, llama, tmp_path), Decoder)
     assert [record.getMessage() for record in caplog.records] == [
         f"torch runs the dense layers: {reason}."
@@ -212,6 +212,18 @@ def test_on_hopper_torch_runs_and_the_line_says_why(
         "TensorRT was asked for (--backend tensorrt), but can't run the dense layers here:"
         f" {reason}.{WAY_OUT}"
     )
+
+
+def test_plans_that_can_not_be_built_are_an_error_only_where_they_were_asked_for(
+    llama: Llama, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No network has no features."""
+    spec = replace(llama.spec, hidden_size=0)
+    layers(llama, DenseBackend.AUTO).prepare(spec, tmp_path, SILENT)
+    assert "did not build the first segment for 8.9: ITensor" in caplog.text
+    with pytest.raises(BuildError, match=r"did not build the first segment for 8\.9"):
+        layers(llama, DenseBackend.TENSORRT).prepare(spec, tmp_path, SILENT)
+    assert isinstance(chosen(layers(llama, DenseBackend.AUTO), llama, tmp_path), Decoder)
 
 
 def test_where_nothing_can_be_written_tensorrt_compiles_again(

@@ -76,6 +76,15 @@ def test_what_plans_can_not_do_is_said(changes: dict[str, object], reason: str) 
     assert str(refusal.value) == reason
 
 
+def test_what_the_gpu_can_not_multiply_is_said() -> None:
+    with pytest.raises(UnavailableError) as refusal:
+        wanted_plans(TINY_SPEC, replace(PROFILE, precision=Precision.FP8), (8, 0), RTX)
+    assert str(refusal.value) == (
+        "Compute capability 8.0 can't multiply FP8, only 8.9 and later: use bf16, fp16 or int8"
+        " weights there"
+    )
+
+
 def test_what_the_model_has_beyond_a_llama_is_refused_by_its_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
