@@ -1,5 +1,9 @@
 """Models, metadata and metrics."""
 
+import json
+import re
+from pathlib import Path
+
 import httpx
 import openai
 import pytest
@@ -7,6 +11,8 @@ from fakes.scripted_engine import ScriptedEngine
 from prometheus_client.parser import text_string_to_metric_families
 
 from nimlite.engine.request import EngineStats
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def samples(http: httpx.Client) -> dict[tuple[str, str | None], float]:
@@ -73,3 +79,17 @@ def test_metrics_read_the_engine_s_counts(http: httpx.Client, engine: ScriptedEn
     assert now["prompt_tokens_total", None] == 50
     assert now["generation_tokens_total", None] == 60
     assert "process_resident_memory_bytes" in http.get("/v1/metrics").text
+
+
+def test_the_dashboard_reads_what_is_served(client: openai.OpenAI, http: httpx.Client) -> None:
+    client.completions.create(model="tiny", prompt=[5, 6, 7], max_tokens=4)
+    families = text_string_to_metric_families(http.get("/v1/metrics").text)
+    served = {sample.name for family in families for sample in family.samples}
+    board = json.loads((REPOSITORY / "container" / "grafana" / "nimlite.json").read_text())
+    read = set()
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            plain = re.sub(r"\{[^}]*\}|\[[^]]*\]|by \([^)]*\)", "", target["expr"])
+            read |= set(re.findall(r"[a-z0-9_]*_[a-z0-9_]+", plain)) - {"histogram_quantile"}
+    assert len(read) > 15
+    assert read <= served
