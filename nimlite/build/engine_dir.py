@@ -132,4 +132,6 @@ def open_engine(path: Path, *, verify: bool = True, verify_weights: bool = True)
 def _what_is(path: Path) -> str:
     if (path / CONVERTED_FILE).exists():
         return f"it is a converted checkpoint. `nimlite build {path} --out DIR` makes one of it."
+    if not path.exists():
+        return "there is no such directory. `nimlite build` prints where it puts one."
     return f"it has no {ENGINE_FILE}. `nimlite build` makes one."

@@ -1,6 +1,7 @@
 """The Python API: an engine directory, loaded and ready to generate."""
 
 import dataclasses
+import operator
 import os
 import secrets
 import uuid
@@ -15,7 +16,7 @@ from nimlite.build.engine_dir import EngineDirectory, open_engine
 from nimlite.engine.batch import BatchLimits
 from nimlite.engine.block_pool import BlockPool
 from nimlite.engine.grammar import GrammarCompiler
-from nimlite.engine.limits import RequestLimits
+from nimlite.engine.limits import RequestLimits, check_params
 from nimlite.engine.plan import StepOutput, StepPlan
 from nimlite.engine.prefix_cache import PrefixCache
 from nimlite.engine.request import (
@@ -30,7 +31,7 @@ from nimlite.engine.runner import Runner
 from nimlite.engine.sampler import HostSampler, Sampler
 from nimlite.engine.scheduler import Scheduler, SchedulerConfig
 from nimlite.engine.token_masks import TokenMasks
-from nimlite.errors import RequestError
+from nimlite.errors import RequestError, SettingError
 from nimlite.kernels.base import Kernels, KVLayout
 from nimlite.kernels.select import cpu_kernels
 from nimlite.layers.decoder import Decoder
@@ -118,11 +119,18 @@ class Engine:
         """An engine directory (what `nimlite build` makes), for use from Python.
 
         `num_threads`: compute threads; default: every core this process may use. Raises ModelError
-        for something that is no engine, ChecksumError for a damaged one.
+        for something that is no engine, ChecksumError for a damaged one, SettingError for one of a
+        GPU where there is none.
         """
         threads = num_threads or len(os.sched_getaffinity(0))
-        opened = open_engine(Path(directory))
+        opened = open_engine(Path(directory).expanduser())
         if opened.config.profile.device is Device.GPU:
+            if not torch.cuda.is_available():
+                raise SettingError(
+                    f"{opened.path} is built for a GPU ({opened.config.profile.name}), and torch"
+                    " sees none here: build one for the CPU with `nimlite build`, or let the"
+                    " process see the GPU."
+                )
             from nimlite.engine.gpu import GpuBackend  # it needs Triton, which a CPU does not have
 
             return GpuBackend(profile=opened.config.profile).open(opened, SILENT)
@@ -198,23 +206,27 @@ class Engine:
 
     def generate(
         self,
-        prompts: Iterable[str | Sequence[int]],
+        prompts: str | Iterable[str | Sequence[int]],
         params: SamplingParams | None = None,
         *,
         grammar: Grammar | None = None,
     ) -> list[Generation]:
         """Go on from each prompt (a text, or token ids), all of them in flight together, each as
-        `grammar` has it.
+        `grammar` has it. One text counts as a list of it.
 
         Raises RequestError, before anything runs, for a prompt that is empty, has token ids outside
-        the vocabulary, or could never fit, and for a grammar that can't be followed.
+        the vocabulary, or could never fit, for params out of their range, and for a grammar that
+        can't be followed.
         """
+        params = params or SamplingParams()
+        check_params(params)
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         prefix = uuid.uuid4().hex
         requests = [
             Request(
                 id=f"{prefix}-{index}",
                 prompt_token_ids=self._encode(prompt),
-                params=params or SamplingParams(),
+                params=params,
                 grammar=grammar,
             )
             for index, prompt in enumerate(prompts)
@@ -237,14 +249,20 @@ class Engine:
         if isinstance(prompt, str):
             assert self._tokenizer is not None, "this engine has no tokenizer: give token ids"
             prompt = self._tokenizer.encode(prompt).ids
-        if not prompt:
-            raise RequestError("A prompt must have at least one token; this one is empty.")
-        if min(prompt) < 0 or max(prompt) >= self.spec.vocab_size:
+        try:
+            token_ids = tuple(map(operator.index, prompt))  # of numpy or torch, too
+        except TypeError as error:
             raise RequestError(
-                f"The prompt's token ids go from {min(prompt)} to {max(prompt)}, but this model's "
-                f"vocabulary has the ids 0 to {self.spec.vocab_size - 1}."
+                f"A prompt is a text or a list of token ids; {prompt!r:.80} is neither."
+            ) from error
+        if not token_ids:
+            raise RequestError("A prompt must have at least one token; this one is empty.")
+        if min(token_ids) < 0 or max(token_ids) >= self.spec.vocab_size:
+            raise RequestError(
+                f"The prompt's token ids go from {min(token_ids)} to {max(token_ids)}, but this "
+                f"model's vocabulary has the ids 0 to {self.spec.vocab_size - 1}."
             )
-        return tuple(prompt)
+        return token_ids
 
     def _generation(self, request: Request, deltas: Sequence[Delta]) -> Generation:
         token_ids = [token_id for delta in deltas for token_id in delta.token_ids]

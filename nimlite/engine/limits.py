@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from nimlite.engine.request import Request
-from nimlite.errors import ContextLengthError
+from nimlite.engine.request import Request, SamplingParams
+from nimlite.errors import ContextLengthError, RequestError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +42,18 @@ class RequestLimits:
             f"{max_tokens} of max_tokens), but {holder}. {remedy}",
             param="max_tokens" if room > 0 else "prompt",
         )
+
+
+def check_params(params: SamplingParams) -> None:
+    """Raises RequestError for what can't be sampled by. The server has checks of its own, by the
+    names of its API."""
+    rules = (
+        ("max_tokens", params.max_tokens >= 1, "at least 1"),
+        ("temperature", params.temperature >= 0, "0, for the likeliest token, and more"),
+        ("top_p", 0 < params.top_p <= 1, "more than 0, and at most 1"),
+        ("top_k", params.top_k >= 0, "0, for no limit, and more"),
+    )
+    for name, is_right, allowed in rules:
+        if not is_right:
+            value = getattr(params, name)
+            raise RequestError(f"{name}={value} can't be used. Allowed: {allowed}.", param=name)

@@ -20,7 +20,7 @@ class ModelRunner:
 
     def generate(
         self,
-        texts: Iterable[str | Sequence[int]],
+        texts: str | Iterable[str | Sequence[int]],
         *,
         max_new_tokens: int = 64,
         temperature: float = 0.0,
@@ -29,7 +29,8 @@ class ModelRunner:
         seed: int | None = None,
     ) -> list[Generation]:
         """Go on from each text (or its token ids), all together; greedily, unless the temperature
-        says otherwise. Raises RequestError for a text that is empty or does not fit."""
+        says otherwise. Raises RequestError for a text that is empty or does not fit, and for
+        figures out of their range."""
         params = SamplingParams(
             max_tokens=max_new_tokens,
             temperature=temperature,

@@ -16,10 +16,13 @@ def wanted_profiles(manifest: Manifest, settings: Settings) -> tuple[Profile, ..
     """
     _check_context(manifest, settings)
     pinned = _pinned(manifest, settings) if settings.model_profile else None
-    tags = _tags(settings).items()
-    matching = tuple(p for p in manifest.profiles if tags <= p.tags.items())
+    tags = _tags(settings)
+    matching = tuple(p for p in manifest.profiles if tags.items() <= p.tags.items())
     if not matching:
-        offered = sorted({f"{k}={v}" for p in manifest.profiles for k, v in p.tags.items()})
+        known = {(k, v) for p in manifest.profiles for k, v in p.tags.items()}
+        wrong = {key for key, value in tags.items() if (key, value) not in known}
+        named = wrong & {key for key, _ in known}
+        offered = sorted(f"{k}={v}" for k, v in known if k in named or not named)
         raise SettingError(
             f"{_named_tags(settings)} matches no profile of {manifest.family}. "
             f"Its profiles have {', '.join(offered)}."

@@ -66,7 +66,7 @@ def test_the_user_is_obeyed(environ: dict[str, str]) -> None:
         ({"NIM_MODEL_PROFILE": "vllm"}, "names no profile of smollm2-135m. Use one of:\n  "),
         ({"NIM_MODEL_PROFILE": "nimlite"}, "nimlite names no profile"),
         ({"NIM_MODEL_PROFILE": "("}, "names no profile"),
-        ({"NIM_TAGS_SELECTOR": "precision=fp9"}, "Its profiles have device=cpu, device=gpu, llm_"),
+        ({"NIM_TAGS_SELECTOR": "precision=fp9"}, "Its profiles have precision=bf16, precision=fp"),
         ({"NIM_MAX_MODEL_LEN": "8193"}, "Allowed: up to 8192."),
         (
             {"NIM_MODEL_PROFILE": FP32.name, "NIM_TAGS_SELECTOR": "tp=2"},
