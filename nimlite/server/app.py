@@ -18,6 +18,8 @@ from nimlite.server.completions import answer_completion
 from nimlite.server.errors import ErrorBody, install_error_handlers, json_response
 from nimlite.server.protocol import ChatCompletionRequest, CompletionRequest
 from nimlite.server.request_id import RequestId
+from nimlite.server.responses.body import ResponsesRequest
+from nimlite.server.responses.endpoint import Responses
 from nimlite.server.state import ServerState
 from nimlite.server.tokenization import DetokenizeRequest, TokenizeRequest
 from nimlite.server.validation import read_body
@@ -26,6 +28,7 @@ from nimlite.version import __version__
 _BODIES = (
     ChatCompletionRequest,
     CompletionRequest,
+    ResponsesRequest,
     MessagesRequest,
     CountTokensRequest,
     TokenizeRequest,
@@ -46,6 +49,7 @@ def create_app(state: ServerState) -> FastAPI:
     app.add_middleware(RequestId)
     install_error_handlers(app, state.config.retry_after_s)
     _add_generation(app, state)
+    _add_responses(app, state)
     _add_messages(app, state)
     _add_tokenization(app, state)
     _add_models(app, state)
@@ -64,6 +68,30 @@ def _add_generation(app: FastAPI, state: ServerState) -> None:
     @app.post("/v1/completions", openapi_extra=_body_schema(CompletionRequest))
     async def completions(request: Request) -> Response:
         return answer_completion(state, await read_body(request, CompletionRequest))
+
+
+def _add_responses(app: FastAPI, state: ServerState) -> None:
+    responses = Responses(state)
+
+    @app.post("/v1/responses", openapi_extra=_body_schema(ResponsesRequest))
+    async def create_response(request: Request) -> Response:
+        return await responses.create(await read_body(request, ResponsesRequest))
+
+    @app.get("/v1/responses/{response_id}")
+    async def get_response(response_id: str) -> dict[str, Any]:
+        return responses.get(response_id)
+
+    @app.get("/v1/responses/{response_id}/input_items")
+    async def list_input_items(response_id: str) -> dict[str, Any]:
+        return responses.input_items(response_id)
+
+    @app.post("/v1/responses/{response_id}/cancel")
+    async def cancel_response(response_id: str) -> dict[str, Any]:
+        return await responses.cancel(response_id)
+
+    @app.delete("/v1/responses/{response_id}")
+    async def delete_response(response_id: str) -> dict[str, Any]:
+        return await responses.delete(response_id)
 
 
 def _add_messages(app: FastAPI, state: ServerState) -> None:

@@ -25,5 +25,10 @@ class ServerConfig:
     drain_s: float = 30.0
     """Seconds that running requests may take to finish after SIGTERM."""
 
+    max_stored_responses: int = 1024
+    """Of /v1/responses, kept in memory; the longest unused go first."""
+    max_stored_bytes: int = 64 * MIB
+    """Of them all."""
+
     def __post_init__(self) -> None:
         assert self.served_model_names, "a server serves at least one name"
