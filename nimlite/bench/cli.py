@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,7 +76,10 @@ def perplexity(json: JsonOption = None) -> None:
 @app.command()
 def offline(
     config: Annotated[Path, typer.Option(help="A Hugging Face config.json, or its directory.")],
-    precision: Annotated[str, typer.Option(help="bf16 or fp8.")] = "bf16",
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="Such as fp8 or int4_awq; repeatable, first what it is compared with."),
+    ] = None,
     case: Annotated[
         list[str] | None, typer.Option(help="Only these cases, such as bs1; repeatable.")
     ] = None,
@@ -95,6 +99,7 @@ def offline(
         Judged,
         OfflineResult,
         bound_tok_s,
+        precision_table,
         read_peer,
         read_shape,
         run_offline,
@@ -102,28 +107,56 @@ def offline(
     )
     from nimlite.profiles.manifest import Precision
 
-    chosen = Precision(precision)
-    peers = read_peer(peer, chosen) if peer else {}
+    chosen_ones = [Precision(name) for name in precision or ["bf16"]]
+    peers: Mapping[str, float] = {}
     spec = read_shape(config)
     judged: list[Judged] = []
 
     def report(result: OfflineResult) -> None:
-        bound = bound_tok_s(spec, result.case, chosen)
+        bound = bound_tok_s(spec, result.case, result.precision)
         judged.append(Judged(result=result, bound=bound, peer=peers.get(result.case.name)))
         typer.echo(judged[-1].json_line())
 
-    run_offline(
-        spec,
-        chosen,
-        [CASES[name] for name in case or CASES],
-        report,
-        max_batch_size=max_batch_size,
-        max_num_tokens=max_num_tokens,
-        backend=backend,
-    )
-    typer.echo(table(judged))
+    for chosen in chosen_ones:
+        peers = read_peer(peer, chosen) if peer else {}
+        run_offline(
+            spec,
+            chosen,
+            [CASES[name] for name in case or CASES],
+            report,
+            max_batch_size=max_batch_size,
+            max_num_tokens=max_num_tokens,
+            backend=backend,
+        )
+        typer.echo(table([one for one in judged if one.result.precision is chosen]))
+    if len(chosen_ones) > 1:
+        typer.echo(precision_table(judged))
     if json:
         json.write_text("".join(f"{one.json_line()}\n" for one in judged), encoding="utf-8")
+
+
+@app.command()
+def linears(
+    config: Annotated[Path, typer.Option(help="A Hugging Face config.json, or its directory.")],
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Such as int4_awq; repeatable. Default: five of them.")
+    ] = None,
+    rows: Annotated[
+        list[int] | None, typer.Option(min=1, help="Of x; repeatable. Default: 1, 4, 8, 16, 64.")
+    ] = None,
+    variants: Annotated[int, typer.Option(min=1, help="Configurations to print of each.")] = 1,
+    json: JsonOption = None,
+) -> None:
+    """A layer's products alone on one GPU: checked, and every configuration of them timed."""
+    from nimlite.bench.linears import PRECISIONS, ROWS, run_linears, table
+    from nimlite.bench.offline import read_shape
+    from nimlite.profiles.manifest import Precision
+
+    chosen = tuple(Precision(name) for name in precision) if precision else PRECISIONS
+    timed = list(run_linears(read_shape(config), chosen, tuple(rows or ROWS), typer.echo))
+    typer.echo(table(timed, variants))
+    if json:
+        json.write_text("".join(f"{one.json_line()}\n" for one in timed), encoding="utf-8")
 
 
 @app.command()

@@ -1,9 +1,9 @@
 """The engine alone on one GPU: fixed lengths, greedy, all requests at once, random weights.
 
-`bound_tok_s` is what a card that reads 4.5 TB/s and multiplies at 790 (bf16) or 1,250 (fp8)
-TFLOP/s, as measured on an H200, could give at most if products, reads of keys and values, and reads
-of weights came one after the other: attention's own arithmetic, and all that is small, are left
-out.
+`bound_tok_s` is what a card that reads 4.5 TB/s and multiplies at 790 (bf16, also beside weights of
+4 or 8 bits) or 1,250 (fp8; int8 has the same peak) TFLOP/s, as measured on an H200, could give at
+most if products, reads of keys and values, and reads of weights came one after the other:
+attention's own arithmetic, and all that is small, are left out.
 
 The cases, and the form of the results, are those of the peers' scripts, so that a line of theirs
 and one of ours can be laid side by side.
@@ -14,7 +14,7 @@ import gc
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,8 @@ from nimlite.models.registry import read_spec
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import SILENT
 from nimlite.profiles.manifest import Device, Precision, Profile
+from nimlite.profiles.matrix import kv_precision
+from nimlite.profiles.memory import WEIGHT_BYTES
 from nimlite.settings.values import DenseBackend
 
 _MAX_MODEL_LEN = 4096
@@ -118,8 +120,8 @@ CASES = {
 
 
 _READ_BYTES_S = 4.5e12
-_FLOPS = {Precision.BF16: 790e12, Precision.FP8: 1250e12}
-_BYTES = {Precision.BF16: 2, Precision.FP8: 1}
+_FLOPS = 790e12
+_FLOPS_OF_8_BITS = 1250e12
 _KV_POOL_BYTES = 0.92 * 141e9
 """With the weights: what decides how many sequences run at once."""
 
@@ -127,19 +129,21 @@ _KV_POOL_BYTES = 0.92 * 141e9
 def bound_tok_s(spec: ModelSpec, case: OfflineCase, precision: Precision) -> float:
     """Output tokens a second (of a case that is all prompt, all tokens) that one H200 could give
     at most."""
-    size = _BYTES[precision]
+    size = WEIGHT_BYTES[precision]
+    in_8_bits = precision in (Precision.FP8, Precision.INT8_SQ)
+    peak = _FLOPS_OF_8_BITS if in_8_bits else _FLOPS
     head = spec.vocab_size * spec.hidden_size
     layers = spec.num_parameters - (1 if spec.tie_embeddings else 2) * head
     weight_bytes = size * layers + 2 * head
     num_tokens = case.num_prompt_tokens + case.num_output_tokens
     if case.num_output_tokens == 1:
-        return _FLOPS[precision] / (2 * layers)
+        return peak / (2 * layers)
     context = case.num_prompt_tokens + case.num_output_tokens / 2
-    kv_bytes = context * spec.kv_bytes_per_token(size)
+    kv_bytes = context * spec.kv_bytes_per_token(1 if precision is Precision.FP8 else 2)
     batch = min(case.num_requests, 2048, (_KV_POOL_BYTES - weight_bytes) / kv_bytes)
     flops = 2 * (layers * num_tokens / case.num_output_tokens + head)
     reading = (kv_bytes + weight_bytes / batch) / _READ_BYTES_S
-    return 1 / (flops / _FLOPS[precision] + reading)
+    return 1 / (flops / peak + reading)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +185,27 @@ def table(judged: Iterable[Judged]) -> str:
     return "\n".join([heading, "|---|---:|---:|---:|---:|---:|", *rows])
 
 
+def precision_table(judged: Sequence[Judged]) -> str:
+    """Markdown: a row a precision, a column a case: tokens a second, their share of the bound, and
+    how many times those of the first precision."""
+    cases = list(dict.fromkeys(one.result.case for one in judged))
+    found = {(one.result.precision, one.result.case): one for one in judged}
+    precisions = list(dict.fromkeys(precision for precision, _ in found))
+    rows = []
+    for precision in precisions:
+        cells = [str(precision)]
+        for case in cases:
+            one, first = found.get((precision, case)), found.get((precisions[0], case))
+            if one is None or first is None:
+                cells.append("-")
+                continue
+            times = one.result.judged_tok_s / first.result.judged_tok_s
+            cells.append(f"{one.result.judged_tok_s:,.0f} ({one.share:.0%}, {times:.2f}x)")
+        rows.append(f"| {' | '.join(cells)} |")
+    heading = f"| precision | {' | '.join(case.title for case in cases)} |"
+    return "\n".join([heading, "|---|" + "---:|" * len(cases), *rows])
+
+
 def read_shape(config: Path) -> ModelSpec:
     """Of a Hugging Face config.json, or of the directory that it lies in. Raises ModelError."""
     file = config / "config.json" if config.is_dir() else config
@@ -200,12 +225,16 @@ def run_offline(
     """Build an engine of random weights in the shape of `spec`, and run the cases one after the
     other. Raises SettingError where the backend can't run it here."""
     device = torch.device("cuda")
+    # what an engine before it, of another precision, held
+    gc.unfreeze()
+    gc.collect()
+    torch.cuda.empty_cache()
     profile = Profile(
         id="offline",
         family="offline",
         device=Device.GPU,
         precision=precision,
-        kv_precision=precision,
+        kv_precision=Precision(kv_precision(precision)),
         max_model_len=_MAX_MODEL_LEN,
         max_batch_size=max_batch_size,
         max_num_tokens=max_num_tokens,

@@ -11,7 +11,7 @@ from nimlite.profiles.manifest import Device, Precision, Profile
 from nimlite.profiles.shape import ModelShape
 
 _MIB = 1 << 20
-_WEIGHT_BYTES = {
+WEIGHT_BYTES = {
     Precision.FP32: 4.0,
     Precision.BF16: 2.0,
     Precision.FP16: 2.0,
@@ -122,9 +122,9 @@ def longest_context(shape: ModelShape, profile: Profile, plan: MemoryPlan) -> in
 
 def weight_bytes(shape: ModelShape, profile: Profile) -> int:
     """Weights of the rank that has most. Norms and biases are in fp32, and so is the rotation."""
-    vocabulary = _WEIGHT_BYTES[_VOCABULARY.get(profile.precision, Precision.BF16)]
+    vocabulary = WEIGHT_BYTES[_VOCABULARY.get(profile.precision, Precision.BF16)]
     parameters = shape.layer_parameters + shape.unknown_parameters
-    layers = parameters * _WEIGHT_BYTES[profile.precision] / profile.tp
+    layers = parameters * WEIGHT_BYTES[profile.precision] / profile.tp
     tables = (shape.head_parameters + shape.embedding_parameters) * vocabulary / profile.tp
     if profile.pp > 1:
         # the first stage has the embedding, the last one the head
@@ -138,10 +138,10 @@ def read_bytes(shape: ModelShape, profile: Profile, num_tokens: float) -> float:
     """Weights that a step of `num_tokens` reads on one rank: every layer's, the head's, and of
     experts those that some token chose, if each chooses alike."""
     size = profile.tp * profile.pp
-    vocabulary = _WEIGHT_BYTES[_VOCABULARY.get(profile.precision, Precision.BF16)]
+    vocabulary = WEIGHT_BYTES[_VOCABULARY.get(profile.precision, Precision.BF16)]
     idle_share = math.pow(1 - shape.experts_per_token / shape.num_experts, num_tokens)
     idle = idle_share * shape.num_layers * shape.num_experts * shape.mlp_parameters
-    layers = (shape.layer_parameters - idle) * _WEIGHT_BYTES[profile.precision]
+    layers = (shape.layer_parameters - idle) * WEIGHT_BYTES[profile.precision]
     return (layers + shape.head_parameters * vocabulary) / size
 
 

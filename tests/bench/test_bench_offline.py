@@ -12,6 +12,7 @@ from nimlite.bench.offline import (
     OfflineCase,
     OfflineResult,
     bound_tok_s,
+    precision_table,
     read_peer,
     read_shape,
     run_case,
@@ -103,6 +104,32 @@ def test_results_are_judged() -> None:
         ("ratio", 2.0),
         ("out_tok_s", 256.0),
     }
+
+
+def test_the_bound_of_weights_of_few_bits() -> None:
+    names = (Precision.BF16, Precision.INT8_WO, Precision.FP8, Precision.INT4_AWQ)
+    alone = [bound_tok_s(LLAMA_3_8B, CASES["bs1"], name) for name in names]
+    assert alone == sorted(alone) and alone[3] == pytest.approx(925, rel=0.01)
+    prefill = {name: bound_tok_s(LLAMA_3_8B, CASES["prefill"], name) for name in Precision}
+    assert prefill[Precision.INT4_AWQ] == prefill[Precision.BF16] < prefill[Precision.INT8_SQ]
+
+
+def test_precisions_are_laid_side_by_side() -> None:
+    def judged(name: str, precision: Precision, seconds: float) -> Judged:
+        result = OfflineResult(case=CASES[name], precision=precision, seconds=seconds)
+        return Judged(result=result, bound=1024.0, peer=None)
+
+    both = [
+        judged("bs1", Precision.BF16, 1.0),
+        judged("prefill", Precision.BF16, 256.0),
+        judged("bs1", Precision.INT4_AWQ, 0.5),
+    ]
+    assert precision_table(both).splitlines() == [
+        "| precision | 1 x 128/256 | 64 x 2048/1 |",
+        "|---|---:|---:|",
+        "| bf16 | 256 (25%, 1.00x) | 512 (50%, 1.00x) |",
+        "| int4_awq | 512 (50%, 2.00x) | - |",
+    ]
 
 
 def test_the_shape_is_read_from_a_directory_or_a_file(tmp_path: Path) -> None:

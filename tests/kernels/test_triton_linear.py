@@ -6,8 +6,8 @@ from triton_cases import DEVICE, DTYPE, TOLERANCE, WHERE, random, relative_error
 
 from nimlite.kernels.triton import reference
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace, linear, linear_candidates
+from nimlite.kernels.triton.product import library_linear
 from nimlite.kernels.triton.scaled_rows import ScaledRows, UnsummedRows
-from nimlite.kernels.triton.tuning import library_linear
 from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS, INT8_ROWS
 
 DENSE = BF16_ROWS if torch.bfloat16 == DTYPE else FP16_ROWS
@@ -66,6 +66,19 @@ def test_rows_of_8_bits(rows: int, split: int, scheme: Any) -> None:
     y = linear(x, weight, None, config(split), workspace, DEVICE, DTYPE)
     expected = reference.dequantize(x) @ scheme.unpack(weight).T
     assert relative_error(y, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("descriptors", [False, True])
+def test_many_rows_of_int8_share_a_weights_tile(descriptors: bool) -> None:
+    """More row tiles than go together, the last not full."""
+    weight = INT8_ROWS.pack(random(72, 128, seed=1))
+    x, bias = random(9 * 128 + 5, 128, seed=2), random(72, seed=3)
+    workspace = LinearWorkspace.allocate(WHERE)
+    one = config(descriptors=descriptors)
+    y = linear(rounded(x, INT8_ROWS), weight, bias, one, workspace, DEVICE, DTYPE)
+    assert relative_error(y, INT8_ROWS.linear(x, weight) + bias.float()) < TOLERANCE
+    found = linear_candidates(2048, weight, workspace, DEVICE)
+    assert found and all(one.split == 1 for one in found)
 
 
 @pytest.mark.parametrize("kind", [{}, {"descriptors": True}, {"vector": True}])

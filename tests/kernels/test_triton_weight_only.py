@@ -10,14 +10,14 @@ from triton_cases import DEVICE, DTYPE, TOLERANCE, WHERE, random, relative_error
 from nimlite.kernels.triton import reference, weight_only
 from nimlite.kernels.triton.dequantize import dequantize
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
-from nimlite.kernels.triton.scaled_rows import UnsummedRows
-from nimlite.kernels.triton.tuning import (
-    WEIGHT_ONLY_BUCKETS,
+from nimlite.kernels.triton.product import (
+    LONG_BUCKETS,
     bucket,
     candidates,
     library_linear,
     product,
 )
+from nimlite.kernels.triton.scaled_rows import UnsummedRows
 from nimlite.kernels.triton.weight_only import columns_of_block, rows_of, weight_only_linear
 from nimlite.kernels.triton.weights import W4A16, W8A16
 from nimlite.quant.base import PackedWeight
@@ -107,7 +107,7 @@ def test_candidates_are_right_and_within_the_limits_of_the_device(rows: int) -> 
 
 def test_buckets_of_rows() -> None:
     assert [rows_of(rows) for rows in (1, 8, 9, 33, 128, 5000)] == [8, 8, 16, 64, 128, 128]
-    assert bucket("w4a16", 300) == 512 and bucket("w8a16", 9999) == WEIGHT_ONLY_BUCKETS[-1]
+    assert bucket("w4a16", 300) == 512 and bucket("w8a16", 9999) == LONG_BUCKETS[-1]
     assert bucket("bf16_rows", 300) is None and bucket("bf16_rows", 3) == 16
 
 

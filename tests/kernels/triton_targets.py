@@ -25,10 +25,10 @@ from nimlite.kernels.triton import (
     dequantize,
     linear,
     norm,
+    product,
     rope,
     sample,
     token_mask,
-    tuning,
     weight_only,
     weights,
 )
@@ -116,14 +116,18 @@ def launch_all(device: Device) -> None:
     for one in [scheme, *SCALED] if device.has_fp8 else [scheme]:
         weight = one.pack(torch.zeros(1024, 4096))
         for num_rows in (1, 16):
-            config = tuning.candidates(num_rows, weight, room, device)[0]
+            config = product.candidates(num_rows, weight, room, device)[0]
             rows = prepared(x[:num_rows], one, device)
             linear.linear(rows, weight, None, config, room, device, dtype)
         rows = prepared(x, one, device)
-        for config in tuning.candidates(64, weight, room, device, sums=False):
+        for config in product.candidates(64, weight, room, device, sums=False):
             if config.descriptors and config.split == 2:
                 linear.linear(rows, weight, None, config, room, device, dtype, sums=False)
+    weight, rows = weights.INT8_ROWS.pack(torch.zeros(1024, 512)), torch.zeros(512, 512)
     if device.has_bf16:
+        rows = prepared(rows.bfloat16(), weights.INT8_ROWS, device)
+        for config in product.candidates(512, weight, room, device):
+            linear.linear(rows, weight, None, config, room, device, dtype)
         launch_weight_only(device, room)
 
 
@@ -140,7 +144,7 @@ def launch_weight_only(device: Device, room: linear.LinearWorkspace) -> None:
         kinds = set()
         for num_rows in (1, 16, 64, 512):
             x = torch.zeros(num_rows, 512, dtype=torch.bfloat16)
-            for config in tuning.candidates(num_rows, weight, room, device):
+            for config in product.candidates(num_rows, weight, room, device):
                 kind = (num_rows > 16, config.block_n, config.block_c, config.num_warps)
                 if kind not in kinds and config.split == 1:
                     kinds.add(kind)

@@ -20,7 +20,8 @@ import torch
 import triton
 from triton.runtime.cache import FileCacheManager
 
-from nimlite.kernels.triton.tuning import Choices, choice_key, choose, row_buckets
+from nimlite.kernels.triton.product import row_buckets
+from nimlite.kernels.triton.tuning import Choices, choice_key, choose
 from nimlite.quant.base import PackedWeight, Scheme
 
 _log = logging.getLogger(__name__)

@@ -16,8 +16,9 @@ from nimlite.kernels.triton.attention_prefill import PrefillConfig, attention_pr
 from nimlite.kernels.triton.device import Device
 from nimlite.kernels.triton.graphs import DecodeGraphs, batch_sizes
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
+from nimlite.kernels.triton.product import bucket, candidates, product
 from nimlite.kernels.triton.scaled_rows import FP8, ScaledRows, UnsummedRows, rounded_dtype
-from nimlite.kernels.triton.tuning import Choices, bucket, candidates, choice_key, product
+from nimlite.kernels.triton.tuning import Choices, choice_key
 from nimlite.quant.base import PackedWeight
 
 

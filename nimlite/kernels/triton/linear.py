@@ -16,6 +16,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from nimlite.kernels.triton.device import KIB, Device, await_inputs, prefetch
+from nimlite.kernels.triton.product_tile import store_product, tile_and_rows
 from nimlite.kernels.triton.scaled_rows import ScaledRows, UnsummedRows
 from nimlite.quant.base import PackedWeight
 
@@ -43,8 +44,10 @@ class LinearConfig:
     """The copy engine brings whole blocks, instead of each thread its own piece."""
 
     def rows(self, num_rows: int) -> int:
-        """Rows of the compiled variant."""
-        return 1 if self.vector else max(next(rows for rows in ROW_BUCKETS if num_rows <= rows), 16)
+        """Rows of the compiled variant; of more, several programs share a weight's tile."""
+        if self.vector:
+            return 1
+        return max(next((rows for rows in ROW_BUCKETS if num_rows <= rows), ROW_BUCKETS[-1]), 16)
 
     def shared_bytes(self, rows: int, element_bytes: int) -> int:
         """Shared memory of the loop: tiles of weight and x in flight (a vector needs none)."""
@@ -98,16 +101,17 @@ def _linear(
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
     EVEN: tl.constexpr,
+    ROW_TILES: tl.constexpr,
     SCALED: tl.constexpr,
     BIAS: tl.constexpr,
     SUM: tl.constexpr,
     PREFETCH: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    tile, part = tl.program_id(0), tl.program_id(1)
-    parts = tl.num_programs(1)
+    part, parts = tl.program_id(1), tl.num_programs(1)
+    tile, row_tile = tile_and_rows(num_rows, num_outputs, ROWS, BLOCK_N, ROW_TILES)
     n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.arange(0, ROWS)
+    m = row_tile * ROWS + tl.arange(0, ROWS)
     c = tl.arange(0, BLOCK_C)
     steps = tl.cdiv(num_columns, BLOCK_C)
     steps_each = tl.cdiv(steps, parts)
@@ -153,7 +157,7 @@ def _linear(
             columns = step * BLOCK_C + c
             if w_blocks is not None:
                 w = w_blocks.load([tile * BLOCK_N, step * BLOCK_C])
-                x = x_blocks.load([0, step * BLOCK_C])
+                x = x_blocks.load([row_tile * ROWS, step * BLOCK_C])
             elif EVEN:
                 w = tl.load(w_rows[:, None] + columns[None, :], eviction_policy="evict_first")
                 x = tl.load(x_rows[:, None] + columns[None, :], mask=row_mask, other=0.0)
@@ -187,58 +191,6 @@ def _linear(
     )
 
 
-@triton.jit
-def store_product(
-    acc,
-    bias_ptr,
-    x_scale_ptr,
-    w_scale,
-    y_ptr,
-    partial_ptr,
-    arrivals_ptr,
-    n,
-    m,
-    num_rows,
-    num_outputs,
-    BIAS: tl.constexpr,
-    SUM: tl.constexpr,
-):
-    """A program's fp32 sums of the outputs `n` and rows `m`: added to those of the programs that
-    share its tile (grid: tiles, parts), by the last of them, and stored; without SUM stored as they
-    are. `w_scale` of the outputs, None: neither side is scaled."""
-    BLOCK_N: tl.constexpr = acc.shape[0]
-    ROWS: tl.constexpr = acc.shape[1]
-    tile, part = tl.program_id(0), tl.program_id(1)
-    parts = tl.num_programs(1)
-    writes = True
-    if not SUM:
-        y_ptr += part.to(tl.int64) * num_rows * num_outputs
-    elif parts > 1:
-        i = tl.arange(0, BLOCK_N)[:, None] * ROWS + tl.arange(0, ROWS)[None, :]
-        outputs = tile * BLOCK_N * ROWS + i
-        size = tl.num_programs(0) * BLOCK_N * ROWS
-        tl.store(partial_ptr + part * size + outputs, acc)
-        tl.debug_barrier()
-        writes = tl.atomic_add(arrivals_ptr + tile, 1, sem="acq_rel") == parts - 1
-        if writes:
-            tl.store(arrivals_ptr + tile, 0)
-            acc = tl.zeros((BLOCK_N, ROWS), tl.float32)
-            for p in range(parts):
-                # other SMs wrote these: not from this SM's L1
-                acc += tl.load(partial_ptr + p * size + outputs, cache_modifier=".cg")
-    if writes:
-        y = tl.trans(acc)
-        exists = n < num_outputs
-        if w_scale is not None:
-            x_scale = tl.load(x_scale_ptr + m, mask=m < num_rows, other=0.0)
-            y *= x_scale[:, None] * w_scale[None, :]
-        if BIAS:
-            y += tl.load(bias_ptr + n, mask=exists, other=0.0).to(tl.float32)[None, :]
-        y_mask = (m < num_rows)[:, None] & exists[None, :]
-        y_rows = y_ptr + m.to(tl.int64)[:, None] * num_outputs + n[None, :]
-        tl.store(y_rows, y.to(y_ptr.dtype.element_ty), mask=y_mask)
-
-
 def linear(
     x: torch.Tensor | ScaledRows,
     weight: PackedWeight,
@@ -251,8 +203,8 @@ def linear(
     sums: bool = True,
     compile_only: bool = False,
 ) -> torch.Tensor | UnsummedRows:
-    """y_TN in `dtype`, of at most ROW_BUCKETS[-1] rows. Scaled rows go with the schemes fp8_rows
-    and int8_rows. Without `sums` (and without a bias), the parts of a split product as they are."""
+    """y_TN in `dtype`. Scaled rows go with the schemes fp8_rows and int8_rows. Without `sums` (and
+    without a bias), the parts of a split product as they are."""
     x_TC, x_scale_T1 = (x.values_TC, x.scale_T1) if isinstance(x, ScaledRows) else (x, None)
     w_NC, w_scale_N = weight.tensors["weight"], weight.tensors.get("scale")
     assert (w_scale_N is None) == (x_scale_T1 is None) and x_TC.dtype == w_NC.dtype
@@ -270,7 +222,9 @@ def linear(
             TensorDescriptor.from_tensor(x_TC, [config.rows(num_rows), config.block_c]),
             TensorDescriptor.from_tensor(w_NC, [config.block_n, config.block_c]),
         )
-    grid = (triton.cdiv(weight.num_rows, config.block_n), config.split)
+    row_tiles = triton.cdiv(num_rows, config.rows(num_rows))
+    assert config.split == 1 or row_tiles == 1
+    grid = (triton.cdiv(weight.num_rows, config.block_n) * row_tiles, config.split)
     launch = functools.partial(_linear.warmup, grid=grid) if compile_only else _linear[grid]
     launch(
         x_TC,
@@ -290,6 +244,7 @@ def linear(
         BLOCK_N=config.block_n,
         BLOCK_C=config.block_c,
         EVEN=num_columns % config.block_c == 0,
+        ROW_TILES=row_tiles > 1,
         SCALED=x_scale_T1 is not None,
         BIAS=bias_N is not None,
         SUM=sums,
@@ -334,10 +289,11 @@ def linear_candidates(
             )
             programs = tiles * split
             is_busy = split == 1 or device.num_sms // 2 <= programs <= 6 * device.num_sms
+            is_one_tile = split == 1 or num_rows <= ROW_BUCKETS[-1]
             is_long = split == 1 or weight.num_columns >= 2 * split * block_c
             fits = config.shared_bytes(num_rows, element_bytes) <= device.shared_memory - 4 * KIB
             room = not sums or workspace.holds(split, tiles, block_n * config.rows(num_rows))
-            if is_busy and is_long and fits and room:
+            if is_busy and is_one_tile and is_long and fits and room:
                 found.append(config)
     wanted = 3 * device.num_sms
     return sorted(
@@ -345,6 +301,7 @@ def linear_candidates(
     )
 
 
+_MANY = 1 << 30
 # rows of x from and to, outputs, bytes of columns, warps, stages, where blocks come from
 _TILES = (
     (1, 64, 64, 256, 4, 4, "descriptors"),
@@ -359,6 +316,10 @@ _TILES = (
     (33, 128, 64, 128, 4, 3, "pointers"),
     (65, 128, 64, 128, 4, 4, "descriptors"),
     (65, 128, 128, 128, 8, 6, "descriptors"),
+    (129, _MANY, 128, 128, 8, 4, "descriptors"),
+    (129, _MANY, 256, 128, 8, 3, "descriptors"),
+    (129, _MANY, 256, 128, 8, 4, "descriptors"),
+    (129, _MANY, 128, 64, 8, 4, "pointers"),
     (1, 1, 16, 2048, 4, 1, "vector"),
     (1, 1, 8, 2048, 4, 1, "vector"),
     (1, 1, 4, 2048, 4, 1, "vector"),

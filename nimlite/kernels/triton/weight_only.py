@@ -17,7 +17,8 @@ import triton
 import triton.language as tl
 
 from nimlite.kernels.triton.device import KIB, Device, await_inputs, prefetch
-from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace, store_product
+from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
+from nimlite.kernels.triton.product_tile import store_product, tile_and_rows
 from nimlite.kernels.triton.scaled_rows import UnsummedRows
 from nimlite.quant.base import PackedWeight
 
@@ -114,6 +115,7 @@ def _weight_only(
     SPANS: tl.constexpr,
     SCALED_FIRST: tl.constexpr,
     EVEN: tl.constexpr,
+    ROW_TILES: tl.constexpr,
     BIAS: tl.constexpr,
     SUM: tl.constexpr,
     PREFETCH: tl.constexpr,
@@ -127,9 +129,10 @@ def _weight_only(
     IS_SMALL: tl.constexpr = GROUP_SIZE > 0 and GROUP_SIZE < COLUMNS
     PER_BLOCK: tl.constexpr = COLUMNS // GROUP_SIZE if IS_SMALL else 1
     GROUP_FIELDS: tl.constexpr = FIELDS // PER_BLOCK
-    tile, part = tl.program_id(0), tl.program_id(1)
+    part = tl.program_id(1)
+    tile, row_tile = tile_and_rows(num_rows, num_outputs, ROWS, BLOCK_N, ROW_TILES)
     n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    m = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
+    m = row_tile * ROWS + tl.arange(0, ROWS)
     kept = tl.minimum(n, num_outputs - 1)
     steps = tl.cdiv(num_blocks, SPANS)
     steps_each = tl.cdiv(steps, tl.num_programs(1))
@@ -164,8 +167,6 @@ def _weight_only(
         blocks = first * SPANS + span[:, None]
         group_ptrs = kept[None, :]
         acc = tl.zeros((SPANS, BLOCK_N, ROWS), tl.float32)
-    x_ptrs += first * (SPANS * COLUMNS)
-    w_ptrs += first * (SPANS * 32)
     total = acc
     if GROUP_SIZE > 0 and PER_BLOCK == 1:
         group = tl.minimum(blocks * COLUMNS // GROUP_SIZE, num_groups - 1) * num_outputs
@@ -173,12 +174,13 @@ def _weight_only(
         if BITS == 4:
             zero = tl.load(zero_ptr + group + group_ptrs)
     for step in range(first, last):
+        column = step * (SPANS * COLUMNS)
         if EVEN:
-            words = tl.load(w_ptrs, eviction_policy="evict_first")
+            words = tl.load(w_ptrs + step * (SPANS * 32), eviction_policy="evict_first")
         else:
             # the block's words are there or not
-            there = (step * SPANS * COLUMNS + columns) < num_blocks * COLUMNS
-            words = tl.load(w_ptrs, mask=there, other=0)
+            there = (column + columns) < num_blocks * COLUMNS
+            words = tl.load(w_ptrs + step * (SPANS * 32), mask=there, other=0)
         if GROUP_SIZE > 0 and PER_BLOCK == 1:
             # asked for a turn ahead
             blocks += SPANS
@@ -188,18 +190,18 @@ def _weight_only(
                 next_zero = tl.load(zero_ptr + group + group_ptrs)
         for i in tl.static_range(FIELDS):
             if PER_BLOCK > 1 and i % GROUP_FIELDS == 0:
-                begin = (step * SPANS) * COLUMNS + 32 * i
+                field = column + 32 * i
                 if SPANS > 1:
-                    begin += tl.arange(0, SPANS)[:, None] * COLUMNS
-                group = tl.minimum(begin // GROUP_SIZE, num_groups - 1) * num_outputs
+                    field += tl.arange(0, SPANS)[:, None] * COLUMNS
+                group = tl.minimum(field // GROUP_SIZE, num_groups - 1) * num_outputs
                 scale = tl.load(scale_ptr + group + group_ptrs)
                 if BITS == 4:
                     zero = tl.load(zero_ptr + group + group_ptrs)
             if EVEN:
-                x = tl.load(x_ptrs + 32 * i, mask=row_mask, other=0.0)
+                x = tl.load(x_ptrs + (column + 32 * i), mask=row_mask, other=0.0)
             else:
-                inside = (step * SPANS * COLUMNS + 32 * i + columns) < num_columns
-                x = tl.load(x_ptrs + 32 * i, mask=row_mask & inside, other=0.0)
+                inside = (column + 32 * i + columns) < num_columns
+                x = tl.load(x_ptrs + (column + 32 * i), mask=row_mask & inside, other=0.0)
             wide_zero = words
             if BITS == 4:
                 wide_zero = tl.broadcast_to(_zero_of(zero, ASSEMBLY).expand_dims(-1), words.shape)
@@ -212,8 +214,6 @@ def _weight_only(
             if GROUP_SIZE > 0 and not SCALED_FIRST and i % GROUP_FIELDS == GROUP_FIELDS - 1:
                 total += acc * scale.to(tl.float32).expand_dims(-1)
                 acc = tl.zeros(acc.shape, tl.float32)
-        x_ptrs += SPANS * COLUMNS
-        w_ptrs += SPANS * 32
         if GROUP_SIZE > 0 and PER_BLOCK == 1:
             scale = next_scale
             if BITS == 4:
@@ -268,7 +268,7 @@ def weight_only_linear(
     else:
         shape = (config.split, num_rows, weight.num_rows)
         y = torch.empty(shape, dtype=torch.float32, device=x_TC.device)
-    grid = (triton.cdiv(weight.num_rows, config.block_n), config.split, row_tiles)
+    grid = (triton.cdiv(weight.num_rows, config.block_n) * row_tiles, config.split)
     launch = (
         functools.partial(_weight_only.warmup, grid=grid) if compile_only else _weight_only[grid]
     )
@@ -295,6 +295,7 @@ def weight_only_linear(
         SPANS=spans,
         SCALED_FIRST=rows >= _SCALED_FIRST,
         EVEN=num_columns % columns == 0 and num_blocks % spans == 0,
+        ROW_TILES=row_tiles > 1,
         BIAS=bias_N is not None,
         SUM=sums,
         PREFETCH=_PREFETCH_BYTES,
@@ -359,7 +360,6 @@ _TILES = (
     (1, 16, 32, 8, 8, 4),
     (1, 16, 64, 8, 8, 3),
     (1, 8, 128, 4, 4, 4),
-    (1, 8, 16, 8, 8, 6),
     (9, 32, 32, 4, 4, 4),
     (17, 32, 64, 4, 4, 3),
     (17, 64, 64, 1, 4, 6),
