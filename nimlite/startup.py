@@ -25,6 +25,7 @@ from nimlite.profiles.selection import Selection, next_precision, select
 from nimlite.settings import Settings
 from nimlite.settings.values import DenseBackend
 from nimlite.store.cache import Store
+from nimlite.store.inventory import PLANS_FILE
 
 if TYPE_CHECKING:
     from nimlite.build.target import Packing
@@ -140,6 +141,26 @@ def _require_no_tensorrt(settings: Settings) -> None:
         )
     if settings.backend is DenseBackend.AUTO:
         _log.warning("torch runs the dense layers: TensorRT needs an NVIDIA GPU.")
+
+
+def foreseen_dense_layers(plan: Plan) -> str:
+    """What will compute the dense layers, as far as it is known before anything is built."""
+    from nimlite.tensorrt.runtime import UnavailableError, find_runtime
+
+    wanted = plan.settings.backend
+    if wanted is None and (Path(plan.selection.manifest.artifact.uri) / PLANS_FILE).exists():
+        wanted = DenseBackend.AUTO
+    if wanted in (None, DenseBackend.TORCH):
+        return "torch"
+    otherwise = "torch" if wanted is DenseBackend.AUTO else "refused"
+    if plan.selection.chosen.profile.device is Device.CPU:
+        return f"{otherwise}: TensorRT needs an NVIDIA GPU"
+    major, minor = _first_gpu(plan).compute_capability.split(".")
+    try:
+        trt = find_runtime((int(major), int(minor)))
+    except UnavailableError as error:
+        return f"{otherwise}: {error}"
+    return f"{trt.__name__} {trt.__version__}, where its plans agree with torch; else {otherwise}"
 
 
 def prepare_packing(plan: Plan) -> "Packing":

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import tensorrt_rtx
 from fakes.llama_config import CONFIG
 from safetensors.torch import save_file
 
@@ -17,10 +18,11 @@ from nimlite.lookup import find_manifest
 from nimlite.observe.bars import LineProgress
 from nimlite.observe.progress import Progress
 from nimlite.preparation import load_engine, prepare_engine
-from nimlite.probe import probe
+from nimlite.probe import Machine, probe
 from nimlite.settings import read_settings
 from nimlite.startup import (
     Plan,
+    foreseen_dense_layers,
     limit_openmp,
     make_plan,
     prepare_kernels,
@@ -161,6 +163,47 @@ def test_on_the_cpu_torch_runs_the_dense_layers(
     )
     prepare_kernels(plan_for(checkpoint, store, progress, NIM_BACKEND="auto"), store, progress)
     assert "torch runs the dense layers: TensorRT needs an NVIDIA GPU." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("machine", "backend", "foreseen"),
+    [
+        ("l40s", None, "torch"),
+        ("l40s", "torch", "torch"),
+        ("l40s", "auto", "tensorrt_rtx {}, where its plans agree with torch; else torch"),
+        ("l40s", "tensorrt", "tensorrt_rtx {}, where its plans agree with torch; else refused"),
+        ("h200", "auto", "torch: {}"),
+        ("h200", "tensorrt", "refused: {}"),
+        ("cpu", "auto", "torch: TensorRT needs an NVIDIA GPU"),
+    ],
+)
+def test_what_computes_the_dense_layers_is_foreseen(
+    machine: str,
+    backend: str | None,
+    foreseen: str,
+    store: Store,
+    progress: LineProgress,
+    checkpoint: Path,
+) -> None:
+    settings = read_settings({"NIM_BACKEND": backend} if backend else {})
+    seen = probe(checkpoint) if machine == "cpu" else Machine.load(Path(machine))
+    plan = make_plan(find_manifest(str(checkpoint), store, progress), seen, settings)
+    version = tensorrt_rtx.__version__
+    if machine == "h200":
+        version = (
+            f"tensorrt is not installed; tensorrt_rtx {version} does not run on compute capability"
+            " 9.0, only on 7.5, 8.0, 8.6, 8.9, 12.0, 12.1"
+        )
+    assert foreseen_dense_layers(plan) == foreseen.format(version)
+
+
+def test_the_plans_of_an_engine_are_foreseen(
+    store: Store, progress: LineProgress, checkpoint: Path
+) -> None:
+    (checkpoint / "plans.json").write_text("{}")
+    manifest = find_manifest(str(checkpoint), store, progress)
+    plan = make_plan(manifest, Machine.load(Path("l40s")), read_settings({}))
+    assert foreseen_dense_layers(plan).startswith("tensorrt_rtx")
 
 
 def test_weights_that_prove_damaged_as_they_are_read_are_built_again(

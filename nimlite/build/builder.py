@@ -31,9 +31,8 @@ from nimlite.models.registry import read_spec
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Profile
-from nimlite.store.inventory import ENGINE_FILE
-from nimlite.tensorrt.plan_cache import carry_over
-from nimlite.tensorrt.plans import PLANS_FILE
+from nimlite.store.inventory import ENGINE_FILE, PLANS_FILE
+from nimlite.tensorrt.plan_cache import carry_over, drop_unused
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +129,7 @@ def _build(
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
         build_seconds=round(time.monotonic() - started, 1),
     )
+    drop_unused(work)
     with progress.task("Seal the engine", None, ""):
         return EngineDirectory(work, seal(work, config), held)
 

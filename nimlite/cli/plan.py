@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 from nimlite.cli.configuration import settings_json, settings_table
@@ -13,7 +14,7 @@ from nimlite.observe.tables import candidates_table, machine_table
 from nimlite.profiles.memory import MemoryPlan
 from nimlite.profiles.selection import gibibytes
 from nimlite.settings import Settings
-from nimlite.startup import Plan
+from nimlite.startup import Plan, foreseen_dense_layers
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         },
         "ranking": [candidate_json(candidate) for candidate in selection.candidates],
         "choice": candidate_json(chosen),
+        "dense_layers": foreseen_dense_layers(plan),
         "memory": dataclasses.asdict(chosen.memory),
         "settings": settings_json(plan.settings, in_force(plan)),
     }
@@ -43,7 +45,8 @@ def plan_view(plan: Plan) -> RenderableType:
         "",
         candidates_table(selection.manifest.family, selection.candidates),
         "",
-        f"[bold]Choice[/]\n{chosen.profile.name}\n{chosen.reason}",
+        f"[bold]Choice[/]\n{chosen.profile.name}\n{chosen.reason}\n"
+        f"Dense layers: {escape(foreseen_dense_layers(plan))}.",
         "",
         "[bold]Memory of each device[/]",
         _memory_table(chosen.memory),

@@ -20,10 +20,10 @@ from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Precision, Profile
 from nimlite.settings.values import DenseBackend
+from nimlite.store.inventory import PLANS_FILE
 from nimlite.tensorrt.decoder import Bind, SegmentedDecoder
 from nimlite.tensorrt.executor import PlanRefusedError, PlanRuntime, load_executors
 from nimlite.tensorrt.plans import (
-    PLANS_FILE,
     PlanSet,
     build_plans,
     read_plans,

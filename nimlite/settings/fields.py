@@ -63,10 +63,6 @@ class Settings:
     """Choose only among profiles that split each layer over so many GPUs."""
     pipeline_parallel_size: Annotated[Count | None, Group.CHOICE] = None
     """Choose only among profiles that split the layers into so many groups of GPUs."""
-    backend: Annotated[BackendName | None, Group.CHOICE] = None
-    """What computes the dense layers on a GPU: torch (nimlite's own kernels), tensorrt, or auto
-    (TensorRT where its plans run and agree with torch). Unset: what an engine in MODEL was built
-    for, else torch."""
     profile_goal: Annotated[GoalName | None, Group.CHOICE] = None
     """What the choice aims at: latency, throughput or memory. Unset: throughput, on as few GPUs as
     the model needs."""
@@ -84,6 +80,10 @@ class Settings:
     calibration: Annotated[FilePath | None, Group.BUILD] = None
     """A text file on which int8_sq, int4_awq and int4_gptq measure activations: like what the model
     will be asked. Unset: a text in the public domain that comes with nimlite."""
+    backend: Annotated[BackendName | None, Group.BUILD] = None
+    """What computes the dense layers on a GPU: torch (nimlite's own kernels), tensorrt, or auto
+    (TensorRT where its plans run and agree with torch). Unset: what an engine in MODEL was built
+    for, else torch."""
     max_model_len: Annotated[Tokens | None, Group.LIMITS] = None
     """Context of one request in tokens, prompt and answer together; 16k is 16384."""
     max_batch_size: Annotated[Count | None, Group.LIMITS] = None

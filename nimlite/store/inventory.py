@@ -21,6 +21,8 @@ from nimlite.store.receipt import RECEIPT_FILE, Receipt
 log = logging.getLogger(__name__)
 
 ENGINE_FILE = "engine.json"
+PLANS_FILE = "plans.json"
+"""Where an engine has plans of TensorRT."""
 CONVERTED_FILE = "converted.json"
 _UNREADABLE = "it can't be read: it is damaged, or of another version of nimlite"
 BUILDING = ".building"

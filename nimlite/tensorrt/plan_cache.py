@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from nimlite.store.digest import FileDigest, damaged_files
-from nimlite.store.inventory import ENGINE_FILE
+from nimlite.store.inventory import ENGINE_FILE, PLANS_FILE
 from nimlite.tensorrt import network, plan
 from nimlite.tensorrt.plan import PlanRequest, TimingCache, build_plan
 
@@ -87,6 +87,13 @@ def carry_over(engine: Path, target: Path) -> None:
         return
     for name in files.keys() - damaged_files(engine, files).keys():
         shutil.copyfile(engine / name, target / name)
+
+
+def drop_unused(directory: Path) -> None:
+    """Remove what was carried over to an engine that has no plans after all."""
+    if not (directory / PLANS_FILE).exists():
+        PlanCache(directory).keep(())
+        (directory / _TIMING).unlink(missing_ok=True)
 
 
 def _digest(content: bytes) -> str:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from nimlite.errors import TargetError
 from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Precision, Profile
+from nimlite.store.inventory import PLANS_FILE
 from nimlite.tensorrt.plan import PlanRequest
 from nimlite.tensorrt.plan_cache import PlanCache
 from nimlite.tensorrt.runtime import PACKAGES, UnavailableError, find_runtime
@@ -23,7 +24,6 @@ from nimlite.tensorrt.segment import (
 )
 from nimlite.tensorrt.target import Capability, require_buildable, text
 
-PLANS_FILE = "plans.json"
 _FORMATS: Mapping[Precision, tuple[ActivationType, WeightFormat]] = {
     Precision.BF16: ("bf16", "dense"),
     Precision.FP16: ("fp16", "dense"),

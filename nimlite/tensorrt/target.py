@@ -1,9 +1,12 @@
 """The GPUs that a plan is for, and what can't be built for them."""
 
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from nimlite.errors import TargetError
-from nimlite.tensorrt.segment import WeightFormat
+
+if TYPE_CHECKING:  # it needs torch, and a dry run does not
+    from nimlite.tensorrt.segment import WeightFormat
 
 Capability = tuple[int, int]
 """A GPU's compute capability: (9, 0) is an H100's or H200's."""
@@ -21,7 +24,7 @@ def supported_capabilities(trt: ModuleType) -> tuple[Capability, ...]:
 
 
 def require_buildable(
-    trt: ModuleType, targets: tuple[Capability, ...], dtype: str, weights: WeightFormat
+    trt: ModuleType, targets: tuple[Capability, ...], dtype: str, weights: "WeightFormat"
 ) -> None:
     """Raises TargetError, which says what is possible, where `trt` can't compile such a segment for
     all of `targets`."""

@@ -167,6 +167,16 @@ def test_an_engines_plans_are_sealed_and_serve_the_next_build(
         open_engine(home)
 
 
+def test_an_engine_without_plans_keeps_none(
+    llama: Llama, job: BuildJob, home: Path, progress: Progress, target: BuildTarget
+) -> None:
+    planning = PlanningTarget(profile=llama.profile(), kernels=TorchKernels())
+    build_engine(replace(job, dense="plans"), home, progress, planning)
+    built = build_engine(job, home, progress, target)
+    assert not [name for name in built.config.files if "plan" in name]
+    assert not list(home.glob("*.plan"))
+
+
 def test_a_wrong_engine_is_never_sealed(
     llama: Llama, job: BuildJob, home: Path, progress: Progress
 ) -> None:
