@@ -18,6 +18,7 @@ from nimlite.server.protocol import ChatCompletionRequest
 from nimlite.server.sampling import sampling_params
 from nimlite.server.state import ServedModel, ServerState
 from nimlite.server.structured import grammar_of
+from nimlite.server.thinking_budget import ThinkingBudget
 from nimlite.server.token_bytes import TokenBytes
 from nimlite.server.tokenizer import Tokenizer
 from nimlite.server.tool_calls import CallDelta
@@ -68,6 +69,7 @@ async def chat_job(body: ChatCompletionRequest, answer_id: str, model: ServedMod
         params,
         new_parser=lambda: _output_parser(body, prompt, model.tokenizer.dialect),
         shown_ids=frozenset(model.tokenizer.special_marks.values()),
+        thinking_budget=_thinking_budget(body, model.tokenizer),
         grammar=_calls_grammar(body, model.tokenizer),
     )
 
@@ -81,6 +83,14 @@ def _output_parser(
         return dialect.forced_parser(names)
     max_calls = 1 if body.parallel_tool_calls is False else None
     return dialect.output_parser(prompt.text, names, max_calls=max_calls)
+
+
+def _thinking_budget(body: ChatCompletionRequest, tokenizer: Tokenizer) -> ThinkingBudget | None:
+    reasoning = tokenizer.dialect.reasoning
+    if body.thinking_budget is None or reasoning is None:
+        return None
+    end_ids = tokenizer.encode_part(f"\n{reasoning.end}\n\n")
+    return ThinkingBudget(num_tokens=body.thinking_budget, end_ids=end_ids)
 
 
 def _calls_grammar(body: ChatCompletionRequest, tokenizer: Tokenizer) -> Grammar | None:

@@ -119,6 +119,11 @@ class Choice:
         """A stop string ended it, of which the engine knows nothing."""
         return self._detokenizer.stopped
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what comes next is thought, as far as is known."""
+        return self._parser is not None and self._parser.is_thinking
+
     def feed(self, delta: Delta) -> Piece:
         """What the delta makes certain; its text may be empty."""
         if delta.num_cached_tokens:

@@ -14,6 +14,7 @@ from nimlite.server.choice import Choice, Piece, Prompt
 from nimlite.server.detokenizer import TextOptions
 from nimlite.server.output_parser import OutputParser
 from nimlite.server.state import ServedModel
+from nimlite.server.thinking_budget import ThinkingBudget
 from nimlite.server.usage import Usage
 
 
@@ -29,6 +30,7 @@ class Job:
     text: TextOptions
     new_parser: Callable[[], OutputParser | None] = lambda: None
     """One for each choice: what takes its text apart."""
+    thinking_budget: ThinkingBudget | None = None
     grammar: Grammar | None = None
     echo: bool = False
     priority: int = 0
@@ -116,6 +118,11 @@ class Generation:
     def _deltas(self) -> AsyncGenerator[list[Delta], None]:
         if self._job.params.max_tokens == 0 and self._job.params.prompt_logprobs is None:
             return self._nothing_to_compute()
+        budget = self._job.thinking_budget
+        if budget is not None:
+            return budget.generate(
+                self._engine, self._requests, lambda id: self._choices[id].is_thinking
+            )
         return cast(AsyncGenerator[list[Delta], None], self._engine.generate(self._requests))
 
     async def _nothing_to_compute(self) -> AsyncGenerator[list[Delta], None]:

@@ -10,6 +10,7 @@ from nimlite.server.generation import Job
 from nimlite.server.output_parser import OutputParser
 from nimlite.server.protocol import MAX_PROMPTS, GenerationBody
 from nimlite.server.structured import grammar_of
+from nimlite.server.thinking_budget import ThinkingBudget
 
 
 def build_job(
@@ -21,6 +22,7 @@ def build_job(
     echo: bool = False,
     new_parser: Callable[[], OutputParser | None] = lambda: None,
     shown_ids: frozenset[int] = frozenset(),
+    thinking_budget: ThinkingBudget | None = None,
     grammar: Grammar | None = None,
 ) -> Job:
     """`grammar` None: what the body says about the form of the answer, which then is all text.
@@ -50,6 +52,7 @@ def build_job(
             min_tokens=params.min_tokens,
         ),
         new_parser=new_parser,
+        thinking_budget=thinking_budget,
         grammar=grammar,
         echo=echo,
         priority=body.priority or 0,

@@ -113,6 +113,10 @@ class ChatCompletionRequest(GenerationBody):
     """Variables for the model's chat template, as `enable_thinking`."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     """Handed to the chat template; "none" switches thoughts off where the model lets it."""
+    max_thinking_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Tokens after which thoughts are ended, in NIM's word for it; in vLLM's,
+    `thinking_token_budget`."""
+    thinking_token_budget: Annotated[int, Field(ge=1)] | None = None
     include_reasoning: bool | None = None
     """False: what the model thought is left out of the answer."""
 
@@ -123,6 +127,11 @@ class ChatCompletionRequest(GenerationBody):
     prediction: Unsupported = None
     verbosity: Annotated[Any, refuse_unless("medium"), NULL_SCHEMA] = None
     web_search_options: Unsupported = None
+
+    @property
+    def thinking_budget(self) -> int | None:
+        """Tokens of thought; None: no limit."""
+        return self.max_thinking_tokens or self.thinking_token_budget
 
     @model_validator(mode="after")
     def _check_together(self) -> "ChatCompletionRequest":

@@ -84,6 +84,10 @@ class Tokenizer:
             sum(map(len, texts)), self._encode, texts, add_special_tokens=add_special_tokens
         )
 
+    def encode_part(self, text: str) -> tuple[int, ...]:
+        """A few characters in the middle of a text."""
+        return self._encode([text], add_special_tokens=False)[0]
+
     async def encode_chat(self, conversation: Conversation, *, max_tokens: int) -> RenderedPrompt:
         """The conversation through the model's chat template, open for the assistant's turn.
 

@@ -7,9 +7,10 @@ from typing import Any
 import openai
 import pytest
 from fakes.live_server import live_server
-from fakes.tiny_model import make_config
+from fakes.tiny_model import EOS_ID, encode, make_config
 from fakes.tool_model import ToolModel
 
+from nimlite.engine.request import Request
 from nimlite.server.state import ServerState
 
 ASK = [{"role": "user", "content": "how warm is it in Köln?"}]
@@ -164,6 +165,55 @@ def test_thoughts_may_be_left_out_or_not_asked_for(client: openai.OpenAI, model:
     assert not model.prompt.endswith("<think>\n")
     create(client, reasoning_effort="low")
     assert model.prompt.endswith("<think>\n")
+
+
+def test_thoughts_are_ended_by_their_budget(client: openai.OpenAI, model: ToolModel) -> None:
+    thoughts, rest = "this is hard " * 9, "It is warm."
+    sayings = [thoughts, rest]
+
+    def says(request: Request) -> list[int]:
+        return [*encode(model.tokenizer, sayings[len(model.engine.requests) - 1]), EOS_ID]
+
+    model.engine.reply = says
+    asked = {"enable_thinking": True}
+    extra = {"chat_template_kwargs": asked, "max_thinking_tokens": 10}
+    answer = create(client, max_tokens=60, extra_body=extra)
+    message = answer.choices[0].message
+    assert thoughts.startswith(message.reasoning_content) and message.content == rest
+    first, second = model.engine.requests
+    assert first.params.max_tokens == 10
+    written = second.prompt_token_ids[len(first.prompt_token_ids) :]
+    text = model.tokenizer.token_bytes.decode(written, skip_special_tokens=False)
+    assert text == message.reasoning_content + "\n</think>\n\n"
+    assert second.params.max_tokens == 60 - len(written)
+    assert answer.usage.prompt_tokens == len(first.prompt_token_ids)
+    assert answer.usage.prompt_tokens_details.cached_tokens == 3
+    num_rest = len(encode(model.tokenizer, rest)) + 1
+    assert answer.usage.completion_tokens == len(written) + num_rest
+
+
+def test_a_budget_that_is_not_used_up_changes_nothing(
+    client: openai.OpenAI, model: ToolModel
+) -> None:
+    budget = {"thinking_token_budget": 12}
+    said = encode(model.tokenizer, "<think>a</think>It is warm, and so it will be for days.")
+
+    def goes_on(request: Request) -> list[int]:
+        asked = model.engine.requests[0].prompt_token_ids
+        return [*said[len(request.prompt_token_ids) - len(asked) :], EOS_ID]
+
+    model.engine.reply = goes_on
+    [choice] = create(client, extra_body=budget).choices
+    assert choice.message.content == "It is warm, and so it will be for days."
+    first, second = model.engine.requests
+    written = second.prompt_token_ids[len(first.prompt_token_ids) :]
+    assert written == said[:12]
+    model.engine.reset()
+    model.says = "ok"
+    assert create(client, extra_body=budget).choices[0].message.content == "ok"
+    [choice] = create(client, max_tokens=1, extra_body=budget).choices
+    assert choice.finish_reason == "length"
+    assert len(model.engine.requests) == 2
 
 
 @pytest.mark.parametrize(

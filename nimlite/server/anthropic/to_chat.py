@@ -33,6 +33,7 @@ def to_chat(body: CountTokensRequest) -> ChatCompletionRequest:
     if body.thinking is not None:
         is_on = body.thinking.type != "disabled"
         fields["chat_template_kwargs"] = {"enable_thinking": is_on}
+        fields["max_thinking_tokens"] = body.thinking.budget_tokens if is_on else None
     if isinstance(body, MessagesRequest):
         fields |= {
             "max_completion_tokens": body.max_tokens,
