@@ -219,8 +219,7 @@ def _clause(error: Exception) -> str:
 
 def _asked_for(error: Exception) -> SettingError:
     return SettingError(
-        "TensorRT was asked for (--backend tensorrt), but can't run the dense layers here:"
-        f" {_clause(error)}."
-        " Choose --backend auto, which takes nimlite's own kernels (torch) where TensorRT does not"
-        " run, or --backend torch."
+        "The backend tensorrt was asked for, but TensorRT can't run the dense layers here:"
+        f" {_clause(error)}. NIM_BACKEND=auto (or --backend auto) takes nimlite's own kernels"
+        " (torch) where it does not run."
     )

@@ -29,8 +29,8 @@ from nimlite.tensorrt.plans import read_plans, wanted_plans
 RTX = ("tensorrt_rtx",)
 HOPPER, ADA = (9, 0), (8, 9)
 WAY_OUT = (
-    " Choose --backend auto, which takes nimlite's own kernels (torch) where TensorRT does not run,"
-    " or --backend torch."
+    " NIM_BACKEND=auto (or --backend auto) takes nimlite's own kernels (torch) where it does not"
+    " run."
 )
 
 
@@ -186,7 +186,7 @@ def test_plans_that_do_not_serve_are_not_taken(
     with pytest.raises(SettingError) as refusal:
         chosen(layers(llama, DenseBackend.TENSORRT), llama, planned)
     assert str(refusal.value).startswith(
-        "TensorRT was asked for (--backend tensorrt), but can't run the dense layers here:"
+        "The backend tensorrt was asked for, but TensorRT can't run the dense layers here:"
         f" {reason}"
     )
     assert str(refusal.value).endswith(WAY_OUT)
@@ -209,7 +209,7 @@ def test_on_hopper_torch_runs_and_the_line_says_why(
     with pytest.raises(SettingError) as refusal:
         layers(llama, DenseBackend.TENSORRT, HOPPER).named(llama.spec)
     assert str(refusal.value) == (
-        "TensorRT was asked for (--backend tensorrt), but can't run the dense layers here:"
+        "The backend tensorrt was asked for, but TensorRT can't run the dense layers here:"
         f" {reason}.{WAY_OUT}"
     )
 
