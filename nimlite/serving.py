@@ -18,6 +18,7 @@ from nimlite.observe.bars import TeeProgress
 from nimlite.observe.panel import ready_panel
 from nimlite.observe.phases import PhaseLog
 from nimlite.observe.progress import Progress
+from nimlite.observe.status import plan_status
 from nimlite.profiles.manifest import Device
 from nimlite.profiles.nim import nim_manifest
 from nimlite.server.config import ServerConfig
@@ -59,6 +60,7 @@ class _Service:
                 port=settings.server_port,
             )
         )
+        self._state.plan = plan_status(plan.machine, plan.selection)
         self._progress = PhaseLog(TeeProgress(progress, self._state.startup), started)
         self._client: EngineClient | None = None
         self._started = started
@@ -74,6 +76,7 @@ class _Service:
         host, facts, tokenizer = await _in_daemon(self._prepare)
         self._client = EngineClient(host)
         self._announce()
+        self._state.plan = plan_status(self._plan.machine, self._plan.selection)
         manifest, chosen = self._plan.selection.manifest, self._plan.selection.chosen
         return ServedModel(
             engine=self._client,

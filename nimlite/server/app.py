@@ -16,6 +16,7 @@ from nimlite.server.body_limit import BodyLimit
 from nimlite.server.chat import answer_chat
 from nimlite.server.completions import answer_completion
 from nimlite.server.errors import ErrorBody, install_error_handlers, json_response
+from nimlite.server.page import add_page
 from nimlite.server.protocol import ChatCompletionRequest, CompletionRequest
 from nimlite.server.request_id import RequestId
 from nimlite.server.responses.body import ResponsesRequest
@@ -55,6 +56,7 @@ def create_app(state: ServerState) -> FastAPI:
     _add_models(app, state)
     _add_health(app, state)
     _add_metadata(app, state)
+    add_page(app)
     schema = _openapi(app)
     app.openapi = lambda: schema  # type: ignore[method-assign]
     return app
@@ -166,6 +168,10 @@ def _add_metadata(app: FastAPI, state: ServerState) -> None:
     @app.get("/v1/manifest")
     async def show_manifest() -> dict[str, Any]:
         return metadata.manifest(state)
+
+    @app.get("/v1/status")
+    async def show_status() -> dict[str, Any]:
+        return metadata.status(state)
 
     @app.get("/v1/version")
     async def version() -> dict[str, str]:

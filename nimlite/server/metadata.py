@@ -1,4 +1,4 @@
-"""GET /v1/metadata, /v1/manifest, /v1/version and /v1/license."""
+"""GET /v1/metadata, /v1/manifest, /v1/version, /v1/license and /v1/status."""
 
 from typing import Any
 
@@ -36,3 +36,14 @@ def license_info(state: ServerState) -> dict[str, Any]:
     """Of the server and, once it is loaded, of the model."""
     model_license = state.model.license if state.is_loaded else None
     return {"server": _OWN_LICENSE, "model": {"name": model_license}}
+
+
+def status(state: ServerState) -> dict[str, Any]:
+    """What the status page shows beside start and metrics; answered during the start, too."""
+    return {
+        "object": "status",
+        "model": state.config.served_model_names[0],
+        "version": __version__,
+        "draining": state.draining,
+        **state.plan,
+    }

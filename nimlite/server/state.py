@@ -71,6 +71,8 @@ class ServerState:
         self.startup = Startup()
         self.metrics = ServerMetrics(config.served_model_names[0], self._stats)
         self.running: set[Interruptible] = set()
+        self.plan: Mapping[str, Any] = {}
+        """What was decided for this machine, for the status page."""
         self.draining = False
         self._model: ServedModel | None = None
 
