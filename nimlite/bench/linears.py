@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nimlite.engine.gpu import engine_shapes, gpu_scheme
+from nimlite.engine.gpu import gpu_scheme
 from nimlite.kernels.triton import reference
 from nimlite.kernels.triton.device import Device
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
@@ -25,6 +25,7 @@ from nimlite.kernels.triton.tuning import (
     rotated_weights,
 )
 from nimlite.kernels.triton.weights import SCHEMES
+from nimlite.models.registry import weight_sources
 from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Precision
 from nimlite.quant.base import PackedWeight, Scheme
@@ -154,9 +155,9 @@ def run_linears(
 
 
 def _matrices(spec: ModelSpec, precision: Precision) -> Iterator[tuple[str, Scheme, int, int]]:
-    for name, shape in engine_shapes(spec).items():
-        if name.startswith("layers.0.") and len(shape) == 2:
-            n, c = shape
+    for name, source in weight_sources(spec).items():
+        if name.startswith("layers.0.") and source.quantize:
+            n, c = source.shape
             yield name.removeprefix("layers.0."), gpu_scheme(name, precision, c), n, c
 
 

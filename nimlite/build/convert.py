@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from nimlite.build.checkpoint import Checkpoint
+from nimlite.build.parts import parts_of
 from nimlite.build.recipe import AS_IT_IS, Recipe
 from nimlite.build.staging import Staging
 from nimlite.build.target import Packing
@@ -17,8 +18,7 @@ from nimlite.errors import ModelError
 from nimlite.layers.linear import Weights
 from nimlite.layers.shard import Shard
 from nimlite.models.registry import weight_sources
-from nimlite.models.shapes import checkpoint_shape
-from nimlite.models.spec import ModelSpec, WeightSource
+from nimlite.models.spec import ModelSpec, Stored, WeightSource
 from nimlite.observe.progress import Progress
 from nimlite.quant.base import PackedWeight
 
@@ -49,7 +49,7 @@ def convert(
         ]
         task = stack.enter_context(progress.task("Convert the weights", 4 * spec.num_parameters))
         for name, source in sources.items():
-            parts = _read_parts(checkpoint, spec, name, source, staging, recipe)
+            parts = _read_parts(checkpoint, name, source, staging, recipe)
             for rank, writer in enumerate(writers):
                 tensor = take_shard(parts, source, Shard(rank, world))
                 writer.add(name, _engine_tensor(tensor.float(), name, source, target, recipe))
@@ -78,7 +78,7 @@ def convert_on_device(
             mine.staging = Staging(target.device)
         staging: Staging = mine.staging
         with staging.on_device():
-            parts = _read_parts(checkpoint, spec, name, source, staging, recipe)
+            parts = _read_parts(checkpoint, name, source, staging, recipe)
             whole = take_shard(parts, source, shard)
             tensor = _engine_tensor(whole, name, source, target, recipe)
         staging.wait()
@@ -109,17 +109,21 @@ def _sources(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, WeightSource]
     return sources
 
 
-def read_tensor(
-    checkpoint: Checkpoint, spec: ModelSpec, name: str, staging: Staging
-) -> torch.Tensor:
-    """A checkpoint tensor as it is stored, on the device of `staging`. Raises ModelError where its
-    shape is not the config's."""
-    tensor = checkpoint.stored(name, staging)
-    if (expected := checkpoint_shape(spec, name)) != tuple(tensor.shape):
+def read_parts(
+    checkpoint: Checkpoint, source: WeightSource, staging: Staging
+) -> list[torch.Tensor]:
+    """The parts of an engine tensor, as `parts_of` has them, on the device of `staging`. Raises
+    ModelError where a tensor's shape is not the config's."""
+    tensors = [_read(checkpoint, stored, staging) for stored in source.tensors]
+    return parts_of(source, tensors)
+
+
+def _read(checkpoint: Checkpoint, stored: Stored, staging: Staging) -> torch.Tensor:
+    tensor = checkpoint.stored(stored.name, staging)
+    if stored.shape != tuple(tensor.shape):
         raise ModelError(
-            f"{name} has the shape {list(tensor.shape)}, but the config asks for {list(expected)}:"
-            " the"
-            " weights and config.json belong to different models."
+            f"{stored.name} has the shape {list(tensor.shape)}, but the config asks for"
+            f" {list(stored.shape)}: the weights and config.json belong to different models."
         )
     return tensor
 
@@ -149,15 +153,9 @@ def take_shard(parts: Sequence[torch.Tensor], source: WeightSource, shard: Shard
 
 
 def _read_parts(
-    checkpoint: Checkpoint,
-    spec: ModelSpec,
-    name: str,
-    source: WeightSource,
-    staging: Staging,
-    recipe: Recipe,
+    checkpoint: Checkpoint, name: str, source: WeightSource, staging: Staging, recipe: Recipe
 ) -> list[torch.Tensor]:
-    parts = (read_tensor(checkpoint, spec, part, staging) for part in source.names)
-    return [recipe.scaled(name, part) for part in parts]
+    return [recipe.scaled(name, part) for part in read_parts(checkpoint, source, staging)]
 
 
 def _engine_tensor(

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from nimlite.build.engine_dir import EngineDirectory
 from nimlite.layers.linear import Weights
 from nimlite.models.registry import weight_sources
-from nimlite.models.shapes import checkpoint_shape
-from nimlite.models.spec import ModelSpec
+from nimlite.models.spec import ModelSpec, WeightSource
 from nimlite.profiles.manifest import Device, Profile
 from nimlite.profiles.memory import MemoryPlan
 from nimlite.quant.base import PackedWeight
@@ -32,7 +31,7 @@ def explain(built: EngineDirectory, memory: MemoryPlan) -> tuple[Pass, ...]:
     return (
         *_fusions(spec),
         _norms(spec),
-        _rotation(spec),
+        *_rotation(spec),
         _vocabulary(spec, weights),
         _last_block(spec),
         *_packing(spec, weights),
@@ -42,16 +41,15 @@ def explain(built: EngineDirectory, memory: MemoryPlan) -> tuple[Pass, ...]:
 
 def _fusions(spec: ModelSpec) -> Iterator[Pass]:
     """The engine tensors that are several of the checkpoint's, by what they are in a layer."""
-    fused: dict[str, list[tuple[str, ...]]] = {}
+    fused: dict[str, list[WeightSource]] = {}
     for name, source in weight_sources(spec).items():
         if source.quantize and len(source.names) > 1:
-            fused.setdefault(name.rpartition(".")[2], []).append(source.names)
+            fused.setdefault(name.rpartition(".")[2], []).append(source)
     for name, groups in fused.items():
-        parts = groups[0]
-        rows = sum(checkpoint_shape(spec, part)[0] for part in parts)
-        columns = checkpoint_shape(spec, parts[0])[1]
+        parts = groups[0].names
+        rows, columns = groups[0].shape
         modules = " + ".join(part.split(".")[-2] for part in parts)
-        products = sum(len(group) - 1 for group in groups)
+        products = sum(len(group.names) - 1 for group in groups)
         yield Pass(
             name=f"{name} fusion",
             changed=f"{modules} are one product [{rows}, {columns}] in {len(groups)} layers",
@@ -61,24 +59,29 @@ def _fusions(spec: ModelSpec) -> Iterator[Pass]:
 
 
 def _norms(spec: ModelSpec) -> Pass:
-    adds = 2 * spec.num_layers
+    fused = spec.num_layers * (1 if spec.block.startswith("parallel") else 2)
     return Pass(
         name="residual and norm",
-        changed=f"each of {adds} sums with the residual stream is one kernel with the norm after"
+        changed=f"each of {fused} sums with the residual stream is one kernel with the norm after"
         " it, which gives its output as the next product reads it",
-        saved=f"{adds} kernels a step, and for each token {adds} readings of {spec.hidden_size}"
+        saved=f"{fused} kernels a step, and for each token {fused} readings of {spec.hidden_size}"
         " elements",
     )
 
 
-def _rotation(spec: ModelSpec) -> Pass:
-    table = 4 * spec.max_positions * spec.head_dim
-    return Pass(
+def _rotation(spec: ModelSpec) -> Iterator[Pass]:
+    ropes = [rope for rope in (spec.rope, spec.local_rope) if rope is not None]
+    if not ropes:
+        return
+    width = ropes[0].dim or spec.head_dim
+    table = 4 * spec.max_positions * width
+    tables = "a table" if len(ropes) == 1 else "two tables"
+    yield Pass(
         name="RoPE table",
-        changed=f"cosines and sines of {spec.max_positions} positions are computed once, into a"
-        f" table of {_size(table)} that all {spec.num_layers} layers read",
-        saved=f"{spec.num_layers * spec.head_dim} cosines and sines a token, and"
-        f" {_size((spec.num_layers - 1) * table)} that further tables would take",
+        changed=f"cosines and sines of {spec.max_positions} positions are computed once, into"
+        f" {tables} of {_size(table)} that all {spec.num_layers} layers read",
+        saved=f"{spec.num_layers * width} cosines and sines a token, and"
+        f" {_size((spec.num_layers - len(ropes)) * table)} that further tables would take",
     )
 
 
@@ -131,7 +134,7 @@ def _packing(spec: ModelSpec, weights: Weights) -> Iterator[Pass]:
 
 def _memory(spec: ModelSpec, profile: Profile, memory: MemoryPlan) -> Pass:
     element_bytes = 4 if profile.device is Device.CPU else 2
-    width = spec.qkv_size + spec.num_heads * spec.head_dim + 3 * spec.intermediate_size
+    width = spec.qkv_size + spec.num_heads * spec.head_dim + spec.up_size + spec.intermediate_size
     layer = element_bytes * profile.max_num_tokens * width // profile.tp
     return Pass(
         name="memory plan",

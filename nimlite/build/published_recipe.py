@@ -4,6 +4,7 @@ import torch
 
 from nimlite.build.checkpoint import Checkpoint
 from nimlite.build.huggingface import HuggingFaceCheckpoint
+from nimlite.build.parts import row_order
 from nimlite.build.recipe import Recipe
 from nimlite.build.staging import Staging
 from nimlite.models.registry import weight_sources
@@ -40,6 +41,8 @@ def published_recipe(
         if len(parts) < len(found) or not can_be_stacked(parts):
             return None
         whole = stacked(parts)
+        if (order := row_order(sources[name])) is not None:
+            whole = whole.reordered(order)
         is_a_share = whole.values_NC.shape != weight_NC.shape
         return None if is_a_share else whole.to(weight_NC.device)
 

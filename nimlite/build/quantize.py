@@ -19,8 +19,6 @@ from nimlite.quant.smoothquant import smoothing_factors
 
 CALIBRATED = frozenset({Precision.INT8_SQ, Precision.INT4_AWQ, Precision.INT4_GPTQ})
 """Those that measure activations."""
-_NORMS = {"qkv": "input_norm", "gate_up": "post_norm"}
-"""The linears behind a norm, which takes the inverse of their factors."""
 
 
 def recipe_for(
@@ -60,10 +58,10 @@ def _smoothing(
     factors: dict[str, torch.Tensor] = {}
 
     def measure(name: str, x_TC: torch.Tensor, weight_NC: torch.Tensor) -> None:
-        if norm := _norm_before(name):
+        if inputs := spec.inputs_of(name):
             factors_C = smoothing_factors(weight_NC, x_TC)
             factors[name] = factors_C
-            factors[norm] = 1.0 / factors_C
+            factors.update(dict.fromkeys(inputs, 1.0 / factors_C))
 
     calibrate(checkpoint, spec, texts, measure, device)
     return factors
@@ -77,14 +75,13 @@ def _awq(
     matrices: dict[str, RoundedMatrix] = {}
 
     def measure(name: str, x_TC: torch.Tensor, weight_NC: torch.Tensor) -> None:
-        norm = _norm_before(name)
+        inputs = spec.inputs_of(name)
         mean_C = x_TC.abs().mean(dim=0)
         group_size = group_size_for(len(mean_C))
         # equal means: nothing before it can take scales
-        means_C = mean_C if norm else torch.ones_like(mean_C)
+        means_C = mean_C if inputs else torch.ones_like(mean_C)
         found = awq([weight_NC], x_TC, means_C, group_size=group_size)
-        if norm:
-            factors[norm] = 1.0 / found.scales_C
+        factors.update(dict.fromkeys(inputs, 1.0 / found.scales_C))
         (matrices[name],) = found.matrices
 
     calibrate(checkpoint, spec, texts, measure, device)
@@ -102,10 +99,3 @@ def _gptq(
 
     calibrate(checkpoint, spec, texts, measure, device)
     return Recipe(quantizer=lambda name, _: matrices[name])
-
-
-def _norm_before(name: str) -> str | None:
-    """The norm that makes the input of the linear `name`, and of nothing else."""
-    layer, _, linear = name.rpartition(".")
-    norm = _NORMS.get(linear)
-    return f"{layer}.{norm}" if norm else None

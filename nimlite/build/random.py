@@ -15,7 +15,7 @@ from nimlite.build.huggingface import TOKENIZER_FILES
 from nimlite.build.staging import Staging
 from nimlite.build.tokenizer_files import SpecialTokens, byte_tokenizer, write_tokenizer
 from nimlite.models.registry import read_spec, weight_sources
-from nimlite.models.shapes import checkpoint_shape
+from nimlite.models.spec import Stored, WeightSource
 
 _BRANCHES = 2.0
 """How large the sum of all layers' outputs is, about, beside the embedding."""
@@ -38,8 +38,16 @@ class RandomCheckpoint:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        sources = weight_sources(self._spec).values()
-        return frozenset(name for source in sources for name in source.names)
+        return frozenset(self._tensors)
+
+    @cached_property
+    def _tensors(self) -> Mapping[str, tuple[str, WeightSource, Stored]]:
+        """By the checkpoint's name: the engine tensor that it is part of, and how."""
+        return {
+            stored.name: (name, source, stored)
+            for name, source in weight_sources(self._spec).items()
+            for stored in source.tensors
+        }
 
     @property
     def digest(self) -> str:
@@ -58,31 +66,36 @@ class RandomCheckpoint:
         return self.stored(name, Staging()).float()
 
     def stored(self, name: str, staging: Staging) -> torch.Tensor:
-        shape, device = checkpoint_shape(self._spec, name), staging.device
+        engine_name, source, stored = self._tensors[name]
+        shape, device = stored.shape, staging.device
         # A seed for every tensor: the order in which they are read does not matter.
         seed = hashlib.sha256(f"{self._seed} {name}".encode()).digest()[:8]
         with staging.on_device():
-            if "norm" in name:
-                return torch.ones(shape, device=device)
+            if engine_name.endswith("norm"):
+                return torch.full(shape, 1.0 - source.offset, device=device)
             generator = torch.Generator(device)
             generator.manual_seed(int.from_bytes(seed, "little", signed=True))
             tensor = torch.empty(shape, dtype=torch.bfloat16, device=device)
-            return tensor.normal_(0.0, self._deviation(name, shape), generator=generator)
+            deviation = self._deviation(engine_name, source.shape[-1])
+            return tensor.normal_(0.0, deviation, generator=generator)
 
-    def _deviation(self, name: str, shape: tuple[int, ...]) -> float:
+    def _deviation(self, engine_name: str, num_inputs: int) -> float:
         """Of a tensor's values: as in trained models, a layer adds a little to what passes it.
 
         With deep models of plain random matrices each layer multiplies the rounding of those
         before: after 32 layers fp8 differs by 60 % from fp32, and nothing could be tested by it.
         The outputs of layers are scaled as GPT-2's initialization does (Radford et al., 2019).
         """
-        embedding = self._spec.hidden_size**-0.5 if self._spec.tie_embeddings else 1.0
-        if "embed" in name:
-            return embedding
-        if "o_proj" in name or "down_proj" in name:
-            layers = _BRANCHES * embedding * (2 * self._spec.num_layers) ** -0.5
-            return float(layers * shape[-1] ** -0.5)
-        return float(shape[-1] ** -0.5)
+        spec = self._spec
+        embedding = spec.hidden_size**-0.5 if spec.tie_embeddings else 1 / spec.embedding_scale
+        match engine_name.rpartition(".")[2]:
+            case "embedding" | "positions":
+                return float(embedding)
+            case "output" | "down":
+                stream = embedding * spec.embedding_scale
+                layers = _BRANCHES * stream * (2 * spec.num_layers) ** -0.5
+                return float(layers * num_inputs**-0.5)
+        return float(num_inputs**-0.5)
 
     def save_tokenizer(self, directory: Path) -> None:
         if self._tokenizer is None:

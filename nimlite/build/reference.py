@@ -4,19 +4,20 @@ tested against.
 It shares neither packing, fusing, paging nor kernels with the engine, and holds one layer's weights
 at a time, on the device that it is given.
 
-T tokens of all prompts   D hidden size   H, G query and key/value heads   K head dimension   V
-vocabulary
+T tokens of all prompts   D hidden size   H, G query and key/value heads   K head dimension
+R the part of it that turns   V vocabulary
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import gelu, linear, scaled_dot_product_attention, silu
+from torch.nn.functional import gelu, layer_norm, linear, relu, silu
 
 from nimlite.build.checkpoint import Checkpoint
-from nimlite.build.convert import read_tensor
+from nimlite.build.convert import read_parts
 from nimlite.build.staging import CPU, Staging
-from nimlite.layers.rotary import cos_sin_table
+from nimlite.layers.rotary import layer_tables
 from nimlite.models.registry import weight_sources
 from nimlite.models.spec import ModelSpec
 
@@ -47,9 +48,14 @@ class Reference:
             x_TD, head_VD = self._hidden(prompts, lengths)
         for part_TD in torch.split(x_TD, lengths):
             with self._staging.on_device():
-                logits_TV = linear(part_TD, head_VD)
+                logits_TV = self._logits(part_TD, head_VD)
             self._staging.wait()
             yield logits_TV
+
+    def _logits(self, x_TD: torch.Tensor, head_VD: torch.Tensor) -> torch.Tensor:
+        bias_V = self._whole("head.bias") if self._spec.head_bias else None
+        logits_TV, cap = linear(x_TD, head_VD, bias_V), self._spec.logit_soft_cap
+        return cap * torch.tanh(logits_TV / cap) if cap else logits_TV
 
     @torch.inference_mode()
     def run(self, prompts: Sequence[Sequence[int]]) -> None:
@@ -64,68 +70,136 @@ class Reference:
         """What the head is applied to, and the head."""
         device = self._staging.device
         token_ids_T = torch.tensor([token for prompt in prompts for token in prompt], device=device)
-        cos_sin_TK = torch.cat(
-            [cos_sin_table(self._spec.rope, self._spec.head_dim, length) for length in lengths]
-        ).to(device)
-        (embedding_VD,) = self._weights("embedding")
-        x_TD = embedding_VD[token_ids_T]
-        for i in range(self._spec.num_layers):
-            x_TD = x_TD + self._attention(
-                i, self._norm(f"layers.{i}.input_norm", x_TD), cos_sin_TK, lengths
-            )
-            x_TD = x_TD + self._mlp(i, self._norm(f"layers.{i}.post_norm", x_TD))
+        positions_T = torch.cat([torch.arange(length, device=device) for length in lengths])
+        tables = layer_tables(self._spec, None, device)
+        embedding_VD = self._whole("embedding")
+        x_TD = embedding_VD[token_ids_T] * self._spec.embedding_scale
+        if self._spec.learned_positions:
+            x_TD = x_TD + self._whole("positions")[positions_T]
+        if self._spec.embedding_norm:
+            x_TD = self._norm("embedding_norm", x_TD)
+        for i, cos_sin_PR in enumerate(tables):
+            cos_sin_TR = None if cos_sin_PR is None else cos_sin_PR[positions_T]
+            x_TD = self._block(_Layer(i, f"layers.{i}", cos_sin_TR, lengths), x_TD)
         x_TD = self._norm("final_norm", x_TD)
-        head_VD = embedding_VD if self._spec.tie_embeddings else self._weights("head")[0]
-        return x_TD, head_VD
+        return x_TD, embedding_VD if self._spec.tie_embeddings else self._whole("head")
 
-    def _weights(self, name: str) -> list[torch.Tensor]:
-        names = self._sources[name].names
-        return [read_tensor(self._checkpoint, self._spec, n, self._staging).float() for n in names]
+    def _block(self, layer: "_Layer", x_TD: torch.Tensor) -> torch.Tensor:
+        match self._spec.block:
+            case "sequential":
+                x_TD = x_TD + self._attention(layer, self._norm(f"{layer.name}.input_norm", x_TD))
+                return x_TD + self._mlp(layer, self._norm(f"{layer.name}.post_norm", x_TD))
+            case "sandwich":
+                y_TD = self._attention(layer, self._norm(f"{layer.name}.input_norm", x_TD))
+                x_TD = x_TD + self._norm(f"{layer.name}.attention_out_norm", y_TD)
+                y_TD = self._mlp(layer, self._norm(f"{layer.name}.post_norm", x_TD))
+                return x_TD + self._norm(f"{layer.name}.mlp_out_norm", y_TD)
+            case "parallel":
+                y_TD = self._attention(layer, self._norm(f"{layer.name}.input_norm", x_TD))
+                z_TD = self._mlp(layer, self._norm(f"{layer.name}.post_norm", x_TD))
+                return x_TD + y_TD + z_TD
+            case "parallel_shared":
+                y_TD = self._norm(f"{layer.name}.input_norm", x_TD)
+                return x_TD + self._attention(layer, y_TD) + self._mlp(layer, y_TD)
+
+    def _parts(self, name: str) -> list[torch.Tensor]:
+        """Of an engine tensor, in fp32."""
+        parts = read_parts(self._checkpoint, self._sources[name], self._staging)
+        return [part.float() for part in parts]
+
+    def _whole(self, name: str) -> torch.Tensor:
+        return torch.cat(self._parts(name))
 
     def _linears(self, name: str, x_TD: torch.Tensor) -> list[torch.Tensor]:
         """x through each of the parts that the engine fuses into `name`."""
-        weights = self._weights(name)
+        weights = self._parts(name)
         if self._observer is not None:
             self._observer(name, x_TD, torch.cat(weights))
         has_bias = f"{name}.bias" in self._sources
-        biases = self._weights(f"{name}.bias") if has_bias else [None] * len(weights)
+        biases = self._parts(f"{name}.bias") if has_bias else [None] * len(weights)
         return [linear(x_TD, w, b) for w, b in zip(weights, biases, strict=True)]
 
     def _norm(self, name: str, x_TD: torch.Tensor) -> torch.Tensor:
-        variance_T1 = x_TD.square().mean(dim=-1, keepdim=True)
-        return x_TD * torch.rsqrt(variance_T1 + self._spec.norm_eps) * self._weights(name)[0]
+        weight_D = self._whole(name)
+        if self._spec.norm == "rms":
+            return _rms_norm(x_TD, weight_D, self._spec.norm_eps)
+        bias_D = self._whole(f"{name}.bias") if self._spec.norm_bias else None
+        return layer_norm(x_TD, weight_D.shape, weight_D, bias_D, self._spec.norm_eps)
 
-    def _attention(
-        self, i: int, x_TD: torch.Tensor, cos_sin_TK: torch.Tensor, lengths: list[int]
+    def _attention(self, layer: "_Layer", x_TD: torch.Tensor) -> torch.Tensor:
+        spec = self._spec
+        heads = [
+            y.clamp(-spec.clip_qkv, spec.clip_qkv) if spec.clip_qkv else y
+            for y in self._linears(f"{layer.name}.qkv", x_TD)
+        ]
+        q_HTK, k_GTK, v_GTK = (y.view(len(x_TD), -1, spec.head_dim).transpose(0, 1) for y in heads)
+        if spec.qk_norm:
+            q_HTK = _rms_norm(q_HTK, self._whole(f"{layer.name}.q_norm"), spec.norm_eps)
+            k_GTK = _rms_norm(k_GTK, self._whole(f"{layer.name}.k_norm"), spec.norm_eps)
+        if layer.cos_sin_TR is not None:
+            q_HTK, k_GTK = (_rotate(t, layer.cos_sin_TR) for t in (q_HTK, k_GTK))
+        group = spec.num_heads // spec.num_kv_heads
+        k_HTK, v_HTK = (t.repeat_interleave(group, dim=0) for t in (k_GTK, v_GTK))
+        prompts = zip(
+            *(torch.split(t, layer.lengths, dim=1) for t in (q_HTK, k_HTK, v_HTK)), strict=True
+        )
+        o_HTK = torch.cat([self._attend(layer.index, *prompt) for prompt in prompts], dim=1)
+        return self._linears(f"{layer.name}.output", o_HTK.transpose(0, 1).flatten(1))[0]
+
+    def _attend(
+        self, layer: int, q_HTK: torch.Tensor, k_HTK: torch.Tensor, v_HTK: torch.Tensor
     ) -> torch.Tensor:
-        q_HTK, k_GTK, v_GTK = (
-            y.view(len(x_TD), -1, self._spec.head_dim).transpose(0, 1)
-            for y in self._linears(f"layers.{i}.qkv", x_TD)
-        )
-        rotated = (_rotate(q_HTK, cos_sin_TK), _rotate(k_GTK, cos_sin_TK), v_GTK)
-        prompts = zip(*(torch.split(t, lengths, dim=1) for t in rotated), strict=True)
-        o_HTK = torch.cat(
-            [
-                scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0]
-                for q, k, v in ((q[None], k[None], v[None]) for q, k, v in prompts)
-            ],
-            dim=1,
-        )
-        return self._linears(f"layers.{i}.output", o_HTK.transpose(0, 1).flatten(1))[0]
+        """o_HTK of one prompt."""
+        spec, cap = self._spec, self._spec.attention_soft_cap
+        scores_HTT = q_HTK @ k_HTK.mT * spec.scale
+        if cap:
+            scores_HTT = cap * torch.tanh(scores_HTT / cap)
+        positions_T = torch.arange(q_HTK.shape[1], device=q_HTK.device)
+        distance_TT = positions_T[:, None] - positions_T
+        if spec.alibi_slopes:
+            slopes_H = torch.tensor(spec.alibi_slopes, device=q_HTK.device)
+            scores_HTT = scores_HTT - slopes_H[:, None, None] * distance_TT
+        unseen_TT = distance_TT < 0
+        if window := spec.window(layer):
+            unseen_TT = unseen_TT | (distance_TT >= window)
+        return scores_HTT.masked_fill(unseen_TT, -torch.inf).softmax(-1) @ v_HTK
 
-    def _mlp(self, i: int, x_TD: torch.Tensor) -> torch.Tensor:
-        gate_TI, up_TI = self._linears(f"layers.{i}.gate_up", x_TD)
-        match self._spec.activation:
-            case "silu":
-                gate_TI = silu(gate_TI)
-            case "gelu":
-                gate_TI = gelu(gate_TI)
-            case "gelu_tanh":
-                gate_TI = gelu(gate_TI, approximate="tanh")
-        return self._linears(f"layers.{i}.down", gate_TI * up_TI)[0]
+    def _mlp(self, layer: "_Layer", x_TD: torch.Tensor) -> torch.Tensor:
+        name = f"{layer.name}.{self._spec.up_name}"
+        y_TI, *up_TI = self._linears(name, x_TD)
+        y_TI = _ACTIVATIONS[self._spec.activation](y_TI)
+        if up_TI:
+            y_TI = y_TI * up_TI[0]
+        return self._linears(f"{layer.name}.down", y_TI)[0]
 
 
-def _rotate(x_HTK: torch.Tensor, cos_sin_TK: torch.Tensor) -> torch.Tensor:
-    cos, sin = cos_sin_TK.chunk(2, dim=1)
-    first, second = x_HTK.chunk(2, dim=2)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=2)
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Where the computation stands."""
+
+    index: int
+    name: str
+    cos_sin_TR: torch.Tensor | None
+    lengths: list[int]
+    """Of the prompts."""
+
+
+_ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": silu,
+    "gelu": gelu,
+    "gelu_tanh": lambda x: gelu(x, approximate="tanh"),
+    "relu": relu,
+    "relu2": lambda x: relu(x).square(),
+}
+
+
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + eps) * weight
+
+
+def _rotate(x_HTK: torch.Tensor, cos_sin_TR: torch.Tensor) -> torch.Tensor:
+    width = cos_sin_TR.shape[1]
+    cos, sin = cos_sin_TR.chunk(2, dim=1)
+    first, second = x_HTK[..., :width].chunk(2, dim=2)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return torch.cat([*turned, x_HTK[..., width:]], dim=2)

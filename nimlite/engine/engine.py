@@ -96,7 +96,7 @@ class Engine:
         self.profile = profile
         self.grammars = GrammarCompiler(tokenizer, spec.vocab_size, eos_token_ids)
         self._tokenizer = tokenizer
-        decoder = Decoder.load(spec, weights, layout)
+        decoder = Decoder.load(spec, weights, layout, max_model_len=profile.max_model_len)
         model = dense(decoder) if dense else decoder
         masks = TokenMasks(self.grammars)
         self._runner = Runner(model, kernels, layout, limits, sampler or HostSampler(), masks)

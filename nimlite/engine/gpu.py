@@ -27,7 +27,6 @@ from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS, INT8_
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
 from nimlite.models.registry import weight_sources
-from nimlite.models.shapes import checkpoint_shape
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import SILENT, Progress
 from nimlite.profiles.manifest import Precision, Profile
@@ -154,11 +153,11 @@ class _UnrecordedKernels(TritonKernels):
 
 
 def warm_up(spec: ModelSpec, profile: Profile, device: torch.device) -> None:
-    """Compile what an engine of this shape runs: a layer of it with random weights answers a few
-    requests. Left out where memory is short, for it only saves time."""
+    """Compile what an engine of this shape runs: a layer of each kind with random weights
+    answers a few requests. Left out where memory is short, for it only saves time."""
     if torch.cuda.mem_get_info(device)[0] < 3 * 2 * spec.num_parameters:
         return
-    spec = dataclasses.replace(spec, num_layers=1)
+    spec = spec.shortest()
     layout = kv_layout(spec, dataclasses.replace(profile, kv_cache_bytes=1))
     block_bytes = 2 * layout.num_kv_heads * layout.block_size * layout.head_dim
     pool = (profile.max_batch_size + 64) * block_bytes * layout.dtype.itemsize
@@ -204,31 +203,25 @@ _SCHEMES: Mapping[Precision, Scheme] = {
 def products(spec: ModelSpec, precision: Precision) -> list[tuple[Scheme, int, int]]:
     """Scheme, N and C of every matrix that is multiplied with."""
     return [
-        (gpu_scheme(name, precision, shape[1]), *shape)
-        for name, shape in engine_shapes(spec).items()
-        if len(shape) == 2 and (name != "embedding" or spec.tie_embeddings)
+        (gpu_scheme(name, precision, source.shape[1]), source.shape[0], source.shape[1])
+        for name, source in weight_sources(spec).items()
+        if source.quantize and (name != "embedding" or spec.tie_embeddings)
     ]
-
-
-def engine_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """The logical shape of every engine tensor."""
-    found = {}
-    for name, source in weight_sources(spec).items():
-        shapes = [checkpoint_shape(spec, part) for part in source.names]
-        found[name] = (sum(shape[0] for shape in shapes), *shapes[0][1:])
-    return found
 
 
 def random_weights(spec: ModelSpec, precision: Precision, device: torch.device) -> Weights:
     """Normally distributed weights in the shape of `spec`, made on the device."""
     generator = torch.Generator(device).manual_seed(0)
     weights: dict[str, PackedWeight | torch.Tensor] = {}
-    for name, shape in engine_shapes(spec).items():
-        if len(shape) == 1:
-            weights[name] = torch.ones(shape, device=device)
+    for name, source in weight_sources(spec).items():
+        if not source.quantize:
+            weights[name] = torch.ones(source.shape, device=device)
             continue
-        tensor_NC = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
-        weights[name] = gpu_scheme(name, precision, shape[1]).pack(tensor_NC.mul_(0.02))
+        tensor_NC = torch.randn(
+            source.shape, generator=generator, device=device, dtype=torch.bfloat16
+        )
+        scheme = gpu_scheme(name, precision, source.shape[1])
+        weights[name] = scheme.pack(tensor_NC.mul_(0.02))
     return weights
 
 

@@ -61,6 +61,19 @@ class KVLayout:
     dtype: torch.dtype
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scores:
+    """What becomes of the products of queries and keys before their softmax."""
+
+    scale: float
+    window: int = 0
+    """Tokens that a query sees, itself included; 0: all before it."""
+    soft_cap: float = 0.0
+    """scores -> cap * tanh(scores / cap), after the scale; 0: not."""
+    slopes_H: torch.Tensor | None = None
+    """fp32: what each token between query and key takes off a score, by query head."""
+
+
 class Kernels(Protocol):
     """The operations. Activations are fp32 on the CPU; on a GPU they have the profile's dtype.
 
@@ -77,8 +90,18 @@ class Kernels(Protocol):
         least overhead that the device allows: recorded once and replayed where it can be. The
         weights and the pool must outlive the step."""
 
-    def embed(self, weight: PackedWeight, token_ids_T: torch.Tensor) -> torch.Tensor:
-        """Rows of the embedding: x_TD."""
+    def embed(
+        self, weight: PackedWeight, token_ids_T: torch.Tensor, scale: float = 1.0
+    ) -> torch.Tensor:
+        """Rows of the embedding, times `scale`: x_TD, the beginning of a residual stream."""
+
+    def add_positions(
+        self, x_TD: torch.Tensor, table_PD: torch.Tensor, positions_T: torch.Tensor
+    ) -> None:
+        """x += table[positions], in place."""
+
+    def widen(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """As a residual stream is held."""
 
     def rms_norm(
         self,
@@ -99,6 +122,30 @@ class Kernels(Protocol):
     ) -> torch.Tensor:
         """residual += x in place, then its norm."""
 
+    def layer_norm(
+        self,
+        x_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        bias_D: torch.Tensor | None,
+        eps: float,
+        consumer: PackedWeight | None = None,
+    ) -> torch.Tensor:
+        """(x - mean) / sqrt(variance + eps) * weight + bias."""
+
+    def add_layer_norm(
+        self,
+        x_TD: torch.Tensor,
+        residual_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        bias_D: torch.Tensor | None,
+        eps: float,
+        consumer: PackedWeight | None = None,
+    ) -> torch.Tensor:
+        """residual += x in place, then its norm."""
+
+    def add(self, residual_TD: torch.Tensor, x_TD: torch.Tensor) -> None:
+        """residual += x, in place."""
+
     def linear(
         self,
         x_TC: torch.Tensor,
@@ -106,8 +153,8 @@ class Kernels(Protocol):
         bias_N: torch.Tensor | None,
         added: bool = False,
     ) -> torch.Tensor:
-        """x @ weight.T + bias: y_TN. `added`: it goes to `add_rms_norm` and nowhere else, which may
-        be left to finish it."""
+        """x @ weight.T + bias: y_TN. `added`: it goes to `add_rms_norm` or `add_layer_norm` and
+        nowhere else, which may be left to finish it."""
 
     def head(
         self, x_RD: torch.Tensor, weight: PackedWeight, bias_N: torch.Tensor | None
@@ -115,17 +162,33 @@ class Kernels(Protocol):
         """The same for logits, which stay in fp32 on every device: in 16 bits those of about 20
         would be steps of 0.125, and many a choice a tie."""
 
+    def soft_cap(self, logits_RV: torch.Tensor, cap: float) -> None:
+        """cap * tanh(logits / cap), in place."""
+
+    def clip(self, qkv_TE: torch.Tensor, limit: float) -> None:
+        """Cut off at ± limit, in place."""
+
+    def norm_heads(
+        self,
+        qkv_TE: torch.Tensor,
+        query_K: torch.Tensor,
+        key_K: torch.Tensor,
+        eps: float,
+        layout: KVLayout,
+    ) -> None:
+        """RMSNorm of each query head and each key head by these weights, in place."""
+
     def rope_and_cache(
         self,
         qkv_TE: torch.Tensor,
-        cos_sin_PK: torch.Tensor,
+        cos_sin_PR: torch.Tensor | None,
         kv: torch.Tensor,
         batch: Batch,
         layout: KVLayout,
     ) -> None:
-        """Rotate the queries and keys of qkv in place (half-split convention; row p of cos_sin
-        holds K/2 cosines, then K/2 sines) and write keys and values to the pool of this layer,
-        kv[2, blocks, …]."""
+        """Rotate the first R dimensions of the queries and keys of qkv in place (half-split
+        convention; row p of cos_sin holds R/2 cosines, then R/2 sines; None: nothing turns) and
+        write keys and values to the pool of this layer, kv[2, blocks, …]."""
 
     def attention(
         self,
@@ -134,7 +197,7 @@ class Kernels(Protocol):
         batch: Batch,
         layout: KVLayout,
         num_heads: int,
-        scale: float,
+        scores: Scores,
     ) -> torch.Tensor:
         """Causal attention of the queries in qkv over the paged context: o_T(H*K)."""
 
@@ -142,6 +205,11 @@ class Kernels(Protocol):
         self, gate_up_T2I: torch.Tensor, activation: str, consumer: PackedWeight | None = None
     ) -> torch.Tensor:
         """activation(gate) * up: y_TI."""
+
+    def activation(
+        self, x_TI: torch.Tensor, activation: str, consumer: PackedWeight | None = None
+    ) -> torch.Tensor:
+        """activation(x): y_TI."""
 
     def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
         """x[rows]: y_RD."""

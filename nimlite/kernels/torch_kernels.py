@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from nimlite import quant
-from nimlite.kernels.base import Batch, Counts, Forward, KVLayout, Step
+from nimlite.kernels.base import Batch, Counts, Forward, KVLayout, Scores, Step
 from nimlite.quant.base import PackedWeight
 
 ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
 }
 
 
@@ -39,8 +41,18 @@ class TorchKernels:
         """Nothing is recorded: each step runs on the used part of the buffers."""
         return lambda counts: forward(used_part(batch, counts))
 
-    def embed(self, weight: PackedWeight, token_ids_T: torch.Tensor) -> torch.Tensor:
-        return self._weight(weight)[token_ids_T.long()].float()
+    def embed(
+        self, weight: PackedWeight, token_ids_T: torch.Tensor, scale: float = 1.0
+    ) -> torch.Tensor:
+        return self._weight(weight)[token_ids_T.long()].float() * scale
+
+    def add_positions(
+        self, x_TD: torch.Tensor, table_PD: torch.Tensor, positions_T: torch.Tensor
+    ) -> None:
+        x_TD += table_PD[positions_T.long()]
+
+    def widen(self, x_TD: torch.Tensor) -> torch.Tensor:
+        return x_TD
 
     def rms_norm(
         self,
@@ -61,6 +73,30 @@ class TorchKernels:
     ) -> torch.Tensor:
         return self.rms_norm(residual_TD.add_(x_TD), weight_D, eps)
 
+    def layer_norm(
+        self,
+        x_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        bias_D: torch.Tensor | None,
+        eps: float,
+        consumer: PackedWeight | None = None,
+    ) -> torch.Tensor:
+        return F.layer_norm(x_TD, (x_TD.shape[-1],), weight_D, bias_D, eps)
+
+    def add_layer_norm(
+        self,
+        x_TD: torch.Tensor,
+        residual_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        bias_D: torch.Tensor | None,
+        eps: float,
+        consumer: PackedWeight | None = None,
+    ) -> torch.Tensor:
+        return self.layer_norm(residual_TD.add_(x_TD), weight_D, bias_D, eps)
+
+    def add(self, residual_TD: torch.Tensor, x_TD: torch.Tensor) -> None:
+        residual_TD += x_TD
+
     def linear(
         self,
         x_TC: torch.Tensor,
@@ -77,25 +113,46 @@ class TorchKernels:
     ) -> torch.Tensor:
         return self.linear(x_RD, weight, bias_N)
 
+    def soft_cap(self, logits_RV: torch.Tensor, cap: float) -> None:
+        logits_RV.div_(cap).tanh_().mul_(cap)
+
+    def clip(self, qkv_TE: torch.Tensor, limit: float) -> None:
+        qkv_TE.clamp_(-limit, limit)
+
+    def norm_heads(
+        self,
+        qkv_TE: torch.Tensor,
+        query_K: torch.Tensor,
+        key_K: torch.Tensor,
+        eps: float,
+        layout: KVLayout,
+    ) -> None:
+        heads = qkv_TE.view(len(qkv_TE), -1, layout.head_dim)
+        q_THK, k_TGK, _ = _parts(heads, layout)
+        for part, weight_K in ((q_THK, query_K), (k_TGK, key_K)):
+            part.copy_(F.rms_norm(part, weight_K.shape, weight_K, eps))
+
     def rope_and_cache(
         self,
         qkv_TE: torch.Tensor,
-        cos_sin_PK: torch.Tensor,
+        cos_sin_PR: torch.Tensor | None,
         kv: torch.Tensor,
         batch: Batch,
         layout: KVLayout,
     ) -> None:
         heads = qkv_TE.view(len(qkv_TE), -1, layout.head_dim)
-        rotated = heads[:, : -layout.num_kv_heads]
-        cos, sin = cos_sin_PK[batch.positions_T.long()].unsqueeze(1).chunk(2, dim=-1)
-        first, second = rotated.chunk(2, dim=-1)
-        rotated.copy_(torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1))
+        if cos_sin_PR is not None:
+            rotated = heads[:, : -layout.num_kv_heads, : cos_sin_PR.shape[1]]
+            cos, sin = cos_sin_PR[batch.positions_T.long()].unsqueeze(1).chunk(2, dim=-1)
+            first, second = rotated.chunk(2, dim=-1)
+            turned = [first * cos - second * sin, second * cos + first * sin]
+            rotated.copy_(torch.cat(turned, dim=-1))
 
+        _, k_TGK, v_TGK = _parts(heads, layout)
         block = batch.slots_T.long() // layout.block_size
         offset = batch.slots_T.long() % layout.block_size
-        num_heads = heads.shape[1] - 2 * layout.num_kv_heads
-        kv[0, block, :, offset] = heads[:, num_heads : -layout.num_kv_heads].to(layout.dtype)
-        kv[1, block, :, offset] = heads[:, -layout.num_kv_heads :].to(layout.dtype)
+        kv[0, block, :, offset] = k_TGK.to(layout.dtype)
+        kv[1, block, :, offset] = v_TGK.to(layout.dtype)
 
     def attention(
         self,
@@ -104,7 +161,7 @@ class TorchKernels:
         batch: Batch,
         layout: KVLayout,
         num_heads: int,
-        scale: float,
+        scores: Scores,
     ) -> torch.Tensor:
         q_THK = qkv_TE.view(len(qkv_TE), -1, layout.head_dim)[:, :num_heads]
         o_THK = torch.empty_like(q_THK, memory_format=torch.contiguous_format)
@@ -113,16 +170,10 @@ class TorchKernels:
             table = batch.block_tables_SB[s, : -(-context // layout.block_size)].long()
             k, v = kv[:, table].transpose(1, 2).flatten(2, 3)[:, :, :context].to(q_THK.dtype)
             queries = slice(starts[s], starts[s + 1])
-            positions = batch.positions_T[queries].unsqueeze(1)
-            o = F.scaled_dot_product_attention(
-                q_THK[queries].transpose(0, 1)[None],
-                k[None],
-                v[None],
-                attn_mask=torch.arange(context, device=k.device) <= positions,
-                scale=scale,
-                enable_gqa=True,
-            )
-            o_THK[queries] = o[0].transpose(0, 1)
+            positions_Q1 = batch.positions_T[queries].unsqueeze(1)
+            distance_QC = positions_Q1 - torch.arange(context, device=k.device)
+            o_HQK = _attend(q_THK[queries].transpose(0, 1), k, v, distance_QC, scores)
+            o_THK[queries] = o_HQK.transpose(0, 1)
         return o_THK.flatten(1)
 
     def gated_activation(
@@ -130,6 +181,11 @@ class TorchKernels:
     ) -> torch.Tensor:
         gate, up = gate_up_T2I.chunk(2, dim=-1)
         return ACTIVATIONS[activation](gate) * up
+
+    def activation(
+        self, x_TI: torch.Tensor, activation: str, consumer: PackedWeight | None = None
+    ) -> torch.Tensor:
+        return ACTIVATIONS[activation](x_TI)
 
     def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
         return x_TD[rows_R.long()]
@@ -139,6 +195,48 @@ class TorchKernels:
             dtype = torch.float32 if weight.scheme == "fp32" else torch.bfloat16
             self._unpacked[weight] = quant.unpack(weight).to(self._device, dtype)
         return self._unpacked[weight]
+
+
+def _parts(
+    heads_TxK: torch.Tensor, layout: KVLayout
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Query, key and value heads."""
+    num_kv_heads = layout.num_kv_heads
+    num_heads = heads_TxK.shape[1] - 2 * num_kv_heads
+    sizes = [num_heads, num_kv_heads, num_kv_heads]
+    q_THK, k_TGK, v_TGK = torch.split(heads_TxK, sizes, dim=1)
+    return q_THK, k_TGK, v_TGK
+
+
+def _attend(
+    q_HQK: torch.Tensor,
+    k_GCK: torch.Tensor,
+    v_GCK: torch.Tensor,
+    distance_QC: torch.Tensor,
+    scores: Scores,
+) -> torch.Tensor:
+    """o_HQK of one sequence. `distance_QC`: how far before the query the key stands."""
+    seen_QC = distance_QC >= 0
+    if scores.window:
+        seen_QC &= distance_QC < scores.window
+    mask = seen_QC
+    if scores.slopes_H is not None:
+        mask = scores.slopes_H[:, None, None] * -distance_QC
+        mask = mask.masked_fill(~seen_QC, -torch.inf)
+    if not scores.soft_cap:
+        return F.scaled_dot_product_attention(
+            q_HQK[None],
+            k_GCK[None],
+            v_GCK[None],
+            attn_mask=mask,
+            scale=scores.scale,
+            enable_gqa=True,
+        )[0]
+    assert scores.slopes_H is None, "no model caps scores that lose with distance"
+    group = len(q_HQK) // len(k_GCK)
+    k_HCK, v_HCK = k_GCK.repeat_interleave(group, 0), v_GCK.repeat_interleave(group, 0)
+    capped_HQC = torch.tanh(q_HQK @ k_HCK.mT * (scores.scale / scores.soft_cap)) * scores.soft_cap
+    return capped_HQC.masked_fill(~seen_QC, -torch.inf).softmax(-1) @ v_HCK
 
 
 def used_part(batch: Batch, counts: Counts) -> Batch:

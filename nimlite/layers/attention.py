@@ -4,19 +4,71 @@ from dataclasses import dataclass
 
 import torch
 
-from nimlite.kernels.base import Batch, Kernels, KVLayout
-from nimlite.layers.linear import Linear
+from nimlite.kernels.base import Batch, Kernels, KVLayout, Scores
+from nimlite.layers.linear import Linear, Weights, dense
+from nimlite.layers.shard import Shard
+from nimlite.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """RMSNorm of every query head and of every key head."""
+
+    query_K: torch.Tensor
+    key_K: torch.Tensor
+    eps: float
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Fused QKV, rotary positions, paged causal attention, output projection."""
+    """Fused QKV, positions, paged causal attention, output projection."""
 
     qkv: Linear
     output: Linear
     num_heads: int
-    cos_sin_PK: torch.Tensor
     layout: KVLayout
+    scores: Scores
+    cos_sin_PK: torch.Tensor | None
+    """As wide as the part of a head that turns; None: nothing turns."""
+    head_norms: HeadNorms | None = None
+    clip: float = 0.0
+
+    @classmethod
+    def load(
+        cls,
+        spec: ModelSpec,
+        weights: Weights,
+        layer: int,
+        layout: KVLayout,
+        cos_sin_PK: torch.Tensor | None,
+        shard: Shard,
+    ) -> "Attention":
+        name = f"layers.{layer}"
+        qkv = Linear.load(weights, f"{name}.qkv")
+        head_norms = None
+        if spec.qk_norm:
+            q_norm_K, k_norm_K = (dense(weights, f"{name}.{kind}_norm") for kind in "qk")
+            head_norms = HeadNorms(q_norm_K, k_norm_K, spec.norm_eps)
+        slopes_H = None
+        if spec.alibi_slopes:
+            count = shard.share(spec.num_heads)
+            mine = spec.alibi_slopes[shard.rank * count :][:count]
+            slopes_H = torch.tensor(mine, device=dense(weights, "final_norm").device)
+        return cls(
+            qkv=qkv,
+            output=Linear.load(weights, f"{name}.output"),
+            num_heads=shard.share(spec.num_heads),
+            layout=layout,
+            scores=Scores(
+                scale=spec.scale,
+                window=spec.window(layer),
+                soft_cap=spec.attention_soft_cap,
+                slopes_H=slopes_H,
+            ),
+            cos_sin_PK=cos_sin_PK,
+            head_norms=head_norms,
+            clip=spec.clip_qkv,
+        )
 
     def __call__(
         self,
@@ -25,19 +77,26 @@ class Attention:
         batch: Batch,
         kernels: Kernels,
         rows_R: torch.Tensor | None = None,
+        *,
+        added: bool,
     ) -> torch.Tensor:
-        """y_TD, or y_RD of the rows `rows_R` alone. `kv`: this layer's part of the pool."""
+        """y_TD, or y_RD of the rows `rows_R` alone. `kv`: this layer's part of the pool; `added` as
+        for `Linear`."""
         qkv_TE = self.project(x_TD, kv, batch, kernels)
-        scale = self.layout.head_dim**-0.5
-        o_TD = kernels.attention(qkv_TE, kv, batch, self.layout, self.num_heads, scale)
+        o_TD = kernels.attention(qkv_TE, kv, batch, self.layout, self.num_heads, self.scores)
         if rows_R is not None:
             o_TD = kernels.take_rows(o_TD, rows_R)
-        return self.output(o_TD, kernels, added=True)
+        return self.output(o_TD, kernels, added=added)
 
     def project(
         self, x_TD: torch.Tensor, kv: torch.Tensor, batch: Batch, kernels: Kernels
     ) -> torch.Tensor:
         """qkv_TE, rotated, with keys and values written to the pool."""
         qkv_TE = self.qkv(x_TD, kernels)
+        if self.clip:
+            kernels.clip(qkv_TE, self.clip)
+        if self.head_norms is not None:
+            norms = self.head_norms
+            kernels.norm_heads(qkv_TE, norms.query_K, norms.key_K, norms.eps, self.layout)
         kernels.rope_and_cache(qkv_TE, self.cos_sin_PK, kv, batch, self.layout)
         return qkv_TE

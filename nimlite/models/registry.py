@@ -1,23 +1,39 @@
-"""Which module reads which architecture."""
+"""Which module of `families/` reads which architecture."""
 
 import difflib
+import pkgutil
 from collections.abc import Mapping
-from typing import Any, Protocol
+from importlib import import_module
+from typing import Any, Protocol, cast
 
 from nimlite.errors import ModelError
-from nimlite.models import llama
+from nimlite.models import families
+from nimlite.models.config import Config
 from nimlite.models.spec import ModelSpec, WeightSource
 
 
 class Family(Protocol):
     """What a family's module offers."""
 
-    def spec(self, config: Mapping[str, Any]) -> ModelSpec: ...
+    ARCHITECTURES: tuple[str, ...]
+    """Hugging Face's class names."""
 
-    def weights(self, spec: ModelSpec) -> dict[str, WeightSource]: ...
+    def spec(self, config: Config) -> ModelSpec:
+        """Raises KeyError for what config.json lacks, ModelError for what is not supported."""
+
+    def weights(self, spec: ModelSpec) -> dict[str, WeightSource]:
+        """How every engine tensor is made of the checkpoint's."""
 
 
-FAMILIES: Mapping[str, Family] = {"LlamaForCausalLM": llama, "MistralForCausalLM": llama}
+def _found() -> dict[str, Family]:
+    modules = (
+        cast(Family, import_module(f"{families.__name__}.{module.name}"))
+        for module in pkgutil.iter_modules(families.__path__)
+    )
+    return {name: module for module in modules for name in module.ARCHITECTURES}
+
+
+FAMILIES: Mapping[str, Family] = _found()
 
 
 def family_of(architecture: str) -> Family:
@@ -41,7 +57,7 @@ def read_spec(config: Mapping[str, Any]) -> ModelSpec:
             "config.json has no `architectures`: it is not the config of a language model."
         )
     try:
-        return family_of(architectures[0]).spec(config)
+        return family_of(architectures[0]).spec(dict(config))
     except KeyError as error:
         raise ModelError(
             f"config.json of a {architectures[0]} lacks {error}: the file is incomplete."

@@ -1,13 +1,24 @@
 """What an architecture is made of, in plain data. No parallelism, no quantization, no device.
 
-A family's file (`llama.py`) turns a Hugging Face config into a `ModelSpec` and says which
-checkpoint tensors make up each engine
-tensor. Every decoder shares one forward (`layers/decoder.py`) that reads the spec.
+A family's file (`families/llama.py`) turns a Hugging Face config into a `ModelSpec` and says which
+checkpoint tensors make up each engine tensor. Every decoder shares one forward
+(`layers/decoder.py`) that is composed from the spec when it is loaded.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
+"""gelu_tanh: by the tanh approximation. relu2: relu, squared."""
+BlockKind = Literal["sequential", "sandwich", "parallel", "parallel_shared"]
+"""Where the norms of a block stand.
+
+sequential: x += attention(norm(x)); x += mlp(norm(x)).
+sandwich: the same, with a norm on what each of them adds too.
+parallel: x += attention(norm(x)) + mlp(norm(x)), each behind a norm of its own.
+parallel_shared: both behind the same norm.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,12 +26,17 @@ class RopeSpec:
     """Rotary positions. `scaling` is Hugging Face's `rope_parameters`, read by layers/rotary.py."""
 
     theta: float = 10_000.0
+    dim: int | None = None
+    """The first dimensions of each head that turn; None: all."""
+    interleaved: bool = False
+    """The checkpoint's heads hold the two of a pair side by side (GPT-J) and not half a head apart.
+    Their rows are put in order when they are converted: nothing later knows."""
     scaling: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """The shape of a decoder-only model."""
+    """A decoder-only model. Defaults are Llama's ways."""
 
     architecture: str
     """Hugging Face's class name, such as LlamaForCausalLM."""
@@ -33,12 +49,44 @@ class ModelSpec:
     vocab_size: int
     max_positions: int
     norm_eps: float
-    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
-    rope: RopeSpec = field(default_factory=RopeSpec)
+    norm: Literal["rms", "layer"] = "rms"
+    norm_bias: bool = False
+    block: BlockKind = "sequential"
+    activation: Activation = "silu"
+    gated_mlp: bool = True
+    rope: RopeSpec | None = field(default_factory=RopeSpec)
+    """None: nothing turns."""
+    local_rope: RopeSpec | None = None
+    """Of the layers with a window, where it differs."""
+    learned_positions: bool = False
+    """A vector for each position is added to the embedding."""
+    alibi_slopes: tuple[float, ...] = ()
+    """By query head, what a score loses for each token between query and key (Press et al., 2021,
+    arXiv:2108.12409)."""
+    windows: tuple[int, ...] = ()
+    """By layer, how many tokens a query sees, itself included; 0: all. Empty: all, everywhere."""
+    attention_scale: float | None = None
+    """What scores are multiplied with; None: 1 / sqrt(head_dim)."""
+    attention_soft_cap: float = 0.0
+    """Scores are bent to lie between ± this; 0: not."""
+    qk_norm: bool = False
+    """Each query and key head passes an RMSNorm before it turns."""
+    clip_qkv: float = 0.0
+    """Queries, keys and values are cut off at ± this; 0: not."""
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    embedding_scale: float = 1.0
+    embedding_norm: bool = False
     tie_embeddings: bool = False
+    head_bias: bool = False
+    logit_scale: float = 1.0
+    logit_soft_cap: float = 0.0
+    """Logits are bent to lie between ± this; 0: not."""
+
+    def __post_init__(self) -> None:
+        assert len(self.windows) in (0, self.num_layers)
+        assert len(self.alibi_slopes) in (0, self.num_heads)
 
     @property
     def qkv_size(self) -> int:
@@ -47,24 +95,98 @@ class ModelSpec:
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
 
     @property
+    def scale(self) -> float:
+        """What scores are multiplied with."""
+        return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
+
+    @property
+    def up_size(self) -> int:
+        """Rows of the first matrix of the MLP: gate and up, or up alone."""
+        return self.intermediate_size * (2 if self.gated_mlp else 1)
+
+    @property
+    def up_name(self) -> str:
+        """What that matrix is called in an engine."""
+        return "gate_up" if self.gated_mlp else "up"
+
+    @property
     def num_parameters(self) -> int:
         """Parameters, with a tied embedding counted once and norms and biases left out."""
         attention = self.hidden_size * (self.qkv_size + self.num_heads * self.head_dim)
-        mlp = 3 * self.hidden_size * self.intermediate_size
+        mlp = self.hidden_size * (self.up_size + self.intermediate_size)
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
-        return self.num_layers * (attention + mlp) + embeddings
+        positions = self.max_positions * self.hidden_size if self.learned_positions else 0
+        return self.num_layers * (attention + mlp) + embeddings + positions
 
     def kv_bytes_per_token(self, element_bytes: float) -> float:
         """Bytes of keys and values that one token takes over all layers."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes
 
+    def window(self, layer: int) -> int:
+        """Tokens that a query of the layer sees; 0: all."""
+        return self.windows[layer] if self.windows else 0
 
-@dataclass(frozen=True, slots=True)
+    def rope_of(self, layer: int) -> RopeSpec | None:
+        """The layer's rotary positions."""
+        local = self.local_rope is not None and self.window(layer)
+        return self.local_rope if local else self.rope
+
+    def shortest(self) -> "ModelSpec":
+        """The first layers alone, as many as hold one of each kind."""
+        count = 1 + max((self.windows.index(window) for window in self.windows), default=0)
+        return replace(self, num_layers=count, windows=self.windows[:count])
+
+    def inputs_of(self, linear: str) -> tuple[str, ...]:
+        """The engine tensors whose elements stand before one input feature each of the engine
+        tensor `linear`, and of nothing else: its norm's. Empty where there are none."""
+        layer, _, name = linear.rpartition(".")
+        if self.block == "parallel_shared" or not layer.startswith("layers."):
+            return ()
+        norm = {"qkv": "input_norm", self.up_name: "post_norm"}.get(name)
+        if norm is None:
+            return ()
+        weight = f"{layer}.{norm}"
+        return (weight, f"{weight}.bias") if self.norm_bias else (weight,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A tensor of the checkpoint, and the parts that it comes apart into."""
+
+    name: str
+    shape: tuple[int, ...]
+    """As it is stored: [output features, input features] of a matrix."""
+    transposed: bool = False
+    """It is stored as [input features, output features]."""
+    skip: int = 0
+    """Rows at the beginning that are left out."""
+    groups: int = 1
+    """Its rows are so many equal groups, and each holds a share of every part."""
+    sizes: tuple[int, ...] = ()
+    """Rows of each part in a group; empty: the tensor is one part."""
+
+    @property
+    def part_rows(self) -> tuple[int, ...]:
+        """Rows of each part."""
+        rows = self.shape[-1] if self.transposed else self.shape[0]
+        return tuple(self.groups * size for size in self.sizes) or (rows - self.skip,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadPairs:
+    """Rows to be put in another order: of each head of the first two parts (queries and keys), the
+    first `rotary_dim` rows hold pairs side by side, and their halves shall be apart."""
+
+    head_dim: int
+    rotary_dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightSource:
-    """How one engine tensor is made: the checkpoint tensors of `names`, concatenated along
+    """How one engine tensor is made: the parts of all checkpoint tensors, concatenated along
     dimension 0."""
 
-    names: tuple[str, ...]
+    tensors: tuple[Stored, ...]
     shard: Literal["rows", "columns", "none"] = "none"
     """Which dimension tensor parallelism splits: rows = output features of each part, columns =
     input features."""
@@ -74,3 +196,24 @@ class WeightSource:
     """How many indivisible units (heads) each part has along the split dimension; empty: every row
     or column is one.
     With fewer units than ranks, several ranks hold the same one."""
+    pairs: HeadPairs | None = None
+    offset: float = 0.0
+    """Is added to every element."""
+    scale: float = 1.0
+    """What every element is multiplied with, after that."""
+    unit_rows: bool = False
+    """Every row is divided by its length."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the checkpoint's tensors."""
+        return tuple(tensor.name for tensor in self.tensors)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole engine tensor."""
+        first = self.tensors[0]
+        rows = sum(size for tensor in self.tensors for size in tensor.part_rows)
+        if len(first.shape) == 1:
+            return (rows,)
+        return (rows, first.shape[0] if first.transposed else first.shape[1])

@@ -53,6 +53,8 @@ class ModelShape:
             vocab_size=spec.vocab_size,
             max_positions=spec.max_positions,
             tie_embeddings=spec.tie_embeddings,
+            gated_mlp=spec.gated_mlp,
+            learned_positions=spec.learned_positions,
         )
 
     @property
@@ -112,9 +114,6 @@ class ModelShape:
         return self.layer_parameters - idle + self.head_parameters
 
     def kv_elements(self, num_tokens: int) -> int:
-        """Keys and values that a context of `num_tokens` keeps, over all layers; a windowed layer
-        keeps its window."""
-        window = min(num_tokens, self.sliding_window or num_tokens)
-        full = self.num_layers - self.num_windowed_layers
-        positions = full * num_tokens + self.num_windowed_layers * window
-        return 2 * positions * self.num_kv_heads * self.head_dim
+        """Keys and values that a context of `num_tokens` keeps, over all layers. A layer with a
+        window keeps as many: all layers share their block tables."""
+        return 2 * self.num_layers * num_tokens * self.num_kv_heads * self.head_dim

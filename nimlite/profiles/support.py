@@ -21,8 +21,7 @@ class Support:
         """Why a profile can't be executed, in one sentence; None: it can."""
         can = ", ".join(self.precisions[profile.device])
         if manifest.shape.architecture not in self.architectures:
-            known = ", ".join(self.architectures)
-            return f"This version can't compute {manifest.shape.architecture} yet, only {known}."
+            return f"This version can't compute {manifest.shape.architecture} yet."
         if profile.precision not in self.precisions[profile.device]:
             where = {Device.CPU: "the CPU", Device.GPU: "a GPU"}[profile.device]
             return f"This version can't compute {profile.precision} on {where} yet, only {can}."

@@ -55,6 +55,16 @@ class RoundedMatrix:
             zeros_NG=None if self.zeros_NG is None else self.zeros_NG[begin:end],
         )
 
+    def reordered(self, rows_N: torch.Tensor) -> "RoundedMatrix":
+        """The output features `rows_N` (int64), in this order."""
+        rows_N = rows_N.to(self.values_NC.device)
+        return replace(
+            self,
+            values_NC=self.values_NC[rows_N],
+            scales_NG=self.scales_NG[rows_N],
+            zeros_NG=None if self.zeros_NG is None else self.zeros_NG[rows_N],
+        )
+
     def columns(self, begin: int, end: int) -> "RoundedMatrix":
         """The input features begin … end. They must be whole groups in their own order."""
         assert self.order_C is None, "sorted input features can't be split"

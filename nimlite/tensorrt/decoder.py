@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import torch
 
 from nimlite.kernels.base import Batch, Kernels, KVLayout
-from nimlite.layers.decoder import Block, Decoder
+from nimlite.layers.block import Block, SequentialBlock
+from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Linear
+from nimlite.layers.mlp import GatedMLP
+from nimlite.layers.norm import Norm, RMSNorm
 from nimlite.models.spec import ModelSpec
 from nimlite.quant.base import PackedWeight
 from nimlite.tensorrt.segment import Kind
@@ -36,11 +39,12 @@ class SegmentedDecoder:
     @classmethod
     def of(cls, decoder: Decoder, run: Mapping[Kind, RunSegment], bind: Bind) -> "SegmentedDecoder":
         """Nothing is copied, unless `bind` does."""
-        blocks = decoder.blocks
-        weights = [_to_attention(blocks[0], bind)]
+        blocks = [_sequential(block) for block in decoder.blocks]
+        weights = [_to_attention(decoder.first_norm, blocks[0], bind)]
         for block, following in itertools.pairwise(blocks):
-            weights.append(_from_attention(block, bind) | _to_attention(following, bind))
-        last = {"final_norm": decoder.final_norm_D}
+            to_attention = _to_attention(block.next_norm, following, bind)
+            weights.append(_from_attention(block, bind) | to_attention)
+        last = {"final_norm": _weight_of(blocks[-1].next_norm)}
         weights.append(_from_attention(blocks[-1], bind) | last)
         return cls(decoder=decoder, run=run, weights=tuple(weights))
 
@@ -55,7 +59,7 @@ class SegmentedDecoder:
     def __call__(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         """As `Decoder` does."""
         decoder = self.decoder
-        residual_TD = kernels.embed(decoder.embedding, batch.token_ids_T)
+        residual_TD = decoder.embedding(batch, kernels)
         given = {"residual": residual_TD}
         for layer, (block, weights) in enumerate(
             zip(decoder.blocks, self.weights[:-1], strict=True)
@@ -67,26 +71,36 @@ class SegmentedDecoder:
             is_last = layer == len(decoder.blocks) - 1
             if is_last and not len(batch.logit_rows_R):  # a prompt's chunk before its last
                 return residual_TD.new_empty((0, self.spec.vocab_size))
-            scale = self.layout.head_dim**-0.5
             o_TQ = kernels.attention(
-                qkv_TE, kv[layer], batch, self.layout, attention.num_heads, scale
+                qkv_TE, kv[layer], batch, self.layout, attention.num_heads, attention.scores
             )
             if is_last:
                 o_TQ = kernels.take_rows(o_TQ, batch.logit_rows_R)
                 residual_TD = kernels.take_rows(residual_TD, batch.logit_rows_R)
             given = {"attended": o_TQ, "residual": residual_TD}
         x_RD = self.run["last"]({**given, **self.weights[-1]})["normed"]
-        return kernels.head(x_RD, decoder.head.weight, decoder.head.bias_N)
+        return decoder.head(x_RD, kernels)
 
 
-def _to_attention(block: Block, bind: Bind) -> dict[str, torch.Tensor]:
-    return {"input_norm": block.input_norm_D, **_ports("qkv", block.attention.qkv, bind)}
+def _sequential(block: Block) -> SequentialBlock:
+    assert isinstance(block, SequentialBlock), "segments know no other kind"
+    return block
 
 
-def _from_attention(block: Block, bind: Bind) -> dict[str, torch.Tensor]:
+def _weight_of(norm: Norm) -> torch.Tensor:
+    assert isinstance(norm, RMSNorm), "segments know no other kind"
+    return norm.weight_D
+
+
+def _to_attention(norm: Norm, block: SequentialBlock, bind: Bind) -> dict[str, torch.Tensor]:
+    return {"input_norm": _weight_of(norm), **_ports("qkv", block.attention.qkv, bind)}
+
+
+def _from_attention(block: SequentialBlock, bind: Bind) -> dict[str, torch.Tensor]:
+    assert isinstance(block.mlp, GatedMLP), "segments know no other kind"
     return {
         **_ports("output", block.attention.output, bind),
-        "post_norm": block.post_norm_D,
+        "post_norm": _weight_of(block.post_norm),
         **_ports("gate_up", block.mlp.gate_up, bind),
         **_ports("down", block.mlp.down, bind),
     }

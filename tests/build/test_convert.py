@@ -11,7 +11,7 @@ from nimlite.build.convert import convert, take_shard
 from nimlite.build.weights_file import load_weights
 from nimlite.errors import ModelError
 from nimlite.layers.shard import Shard
-from nimlite.models.spec import WeightSource
+from nimlite.models.spec import Stored, WeightSource
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Precision
 from nimlite.quant import unpack
@@ -21,6 +21,10 @@ from nimlite.quant.base import PackedWeight
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Llama:
     return random_llama(tmp_path_factory.mktemp("llama"), attention_bias=True)
+
+
+def source(*names: str, **changes: Any) -> WeightSource:
+    return WeightSource(tensors=tuple(Stored(name=n, shape=(1, 1)) for n in names), **changes)
 
 
 def test_queries_keys_and_values_are_fused(llama: Llama) -> None:
@@ -50,20 +54,20 @@ def test_the_shares_of_two_ranks_are_the_whole() -> None:
     """4 query heads and 2 key/value heads of 2 rows each: rank 0 has the first half of every
     part."""
     q, k, v = torch.arange(8.0)[:, None], torch.arange(4.0)[:, None] + 10, torch.ones(4, 1)
-    rows = WeightSource(("q", "k", "v"), "rows", units=(4, 2, 2))
+    rows = source("q", "k", "v", shard="rows", units=(4, 2, 2))
     assert take_shard([q, k, v], rows, Shard(0, 2)).flatten().tolist() == [0, 1, 2, 3, 10, 11, 1, 1]
     assert take_shard([q, k, v], rows, Shard(1, 2)).flatten().tolist() == [4, 5, 6, 7, 12, 13, 1, 1]
     o = torch.arange(6.0).reshape(1, 6)
-    columns = WeightSource(("o",), "columns", units=(2,))
+    columns = source("o", shard="columns", units=(2,))
     assert take_shard([o], columns, Shard(1, 2)).tolist() == [[3, 4, 5]]
-    norm = WeightSource(("n",), quantize=False)
+    norm = source("n", quantize=False)
     assert torch.equal(take_shard([v], norm, Shard(1, 2)), v)
 
 
 def test_ranks_share_a_head_where_heads_are_few() -> None:
     k = torch.arange(4.0)
-    source = WeightSource(("k",), "rows", units=(2,))
-    assert [take_shard([k], source, Shard(r, 4)).tolist() for r in range(4)] == [
+    keys = source("k", shard="rows", units=(2,))
+    assert [take_shard([k], keys, Shard(r, 4)).tolist() for r in range(4)] == [
         [0, 1],
         [0, 1],
         [2, 3],
@@ -72,9 +76,9 @@ def test_ranks_share_a_head_where_heads_are_few() -> None:
 
 
 def test_heads_are_not_cut() -> None:
-    source = WeightSource(("model.q_proj.weight",), "rows", units=(9,))
+    queries = source("model.q_proj.weight", shard="rows", units=(9,))
     with pytest.raises(ModelError, match=r"q_proj.weight has 9 units .* 2 ranks do not divide"):
-        take_shard([torch.zeros(576, 1)], source, Shard(0, 2))
+        take_shard([torch.zeros(576, 1)], queries, Shard(0, 2))
 
 
 def test_two_ranks_get_a_file_each(llama: Llama, tmp_path: Path, progress: Progress) -> None:

@@ -23,11 +23,12 @@ from nimlite.build.weights_file import (
     weights_name,
     write_weights,
 )
-from nimlite.engine.gpu import engine_shapes, gpu_scheme, products
+from nimlite.engine.gpu import gpu_scheme, products
 from nimlite.errors import ChecksumError
 from nimlite.kernels.triton.weights import SCHEMES
 from nimlite.layers.linear import Weights
 from nimlite.layers.shard import WHOLE
+from nimlite.models.registry import weight_sources
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import SILENT, Progress
 from nimlite.profiles.manifest import Precision
@@ -170,7 +171,7 @@ def test_the_reference_reads_what_random_weights_give(llama: Llama) -> None:
 
 
 def test_products_are_all_matrices_but_an_untied_embedding(llama: Llama) -> None:
-    shapes = engine_shapes(llama.spec)
+    shapes = {name: s.shape for name, s in weight_sources(llama.spec).items()}
     assert shapes["layers.0.qkv"] == (llama.spec.qkv_size, llama.spec.hidden_size)
     found = {(scheme.name, n, c) for scheme, n, c in products(llama.spec, Precision.FP8)}
     size, inner = llama.spec.hidden_size, llama.spec.intermediate_size

@@ -1,6 +1,7 @@
 """Llamas as the engine and as transformers run them, from one checkpoint."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import tokenizers
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from nimlite.build.checkpoint import Checkpoint, open_checkpoint
 from nimlite.build.convert import convert
@@ -32,6 +33,7 @@ BLOCK_SIZE = 16
 EOS_ID = 256
 """Of the byte tokenizer."""
 _KV_PRECISION = {Precision.FP32: Precision.FP32}
+_EMBEDDINGS = re.compile(r"embed|wte|wpe")
 _TINY = {
     "hidden_size": 64,
     "intermediate_size": 160,
@@ -160,23 +162,30 @@ class Llama:
 
 
 def random_llama(directory: Path, *, seed: int = 0, **changes: object) -> Llama:
-    """A Llama of a few thousand weights whose every part matters: norms and biases are random too,
-    and the weights so large that attention is sharp. `changes`: to its config."""
+    """A Llama of a few thousand weights. `changes`: to its config."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**(_TINY | changes)))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(_random(name, parameter))
-    home = directory / "checkpoint"
-    model.save_pretrained(home)
-    special = SpecialTokens(eos_ids=(EOS_ID,), pad_id=EOS_ID)
-    write_tokenizer(home, byte_tokenizer(), special, model.config.max_position_embeddings)
+    home = save_random(LlamaForCausalLM(LlamaConfig(**(_TINY | changes))), directory)
     return Llama(open_checkpoint(home), directory / "weights")
 
 
-def _random(name: str, like: torch.Tensor) -> torch.Tensor:
+def save_random(model: PreTrainedModel, directory: Path, embedding: float = 4.0) -> Path:
+    """Give the model weights of which every part matters (norms and biases are random too, and the
+    matrices so large that attention is sharp), and save it with the byte tokenizer. `embedding`:
+    about the length of a token's vector."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(_random(name, parameter, embedding))
+    home = directory / "checkpoint"
+    model.save_pretrained(home)
+    special = SpecialTokens(eos_ids=(EOS_ID,), pad_id=EOS_ID)
+    length = getattr(model.config, "max_position_embeddings", 256)
+    write_tokenizer(home, byte_tokenizer(), special, length)
+    return home
+
+
+def _random(name: str, like: torch.Tensor, embedding: float) -> torch.Tensor:
     noise = torch.randn(like.shape)
     if like.ndim == 1:
         return 0.2 * noise + (0 if name.endswith("bias") else 1)
-    scale = (4 if "embed" in name else 1.5) * like.shape[1] ** -0.5
+    scale = (embedding if _EMBEDDINGS.search(name) else 1.5) * like.shape[1] ** -0.5
     return scale * noise

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import Heads, ragged_batch, random, relative_error
 
-from nimlite.kernels.base import Batch, Kernels
+from nimlite.kernels.base import Batch, Kernels, Scores
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 from nimlite.kernels.cpu.library import Library
 from nimlite.kernels.torch_kernels import TorchKernels
@@ -23,6 +23,15 @@ SHAPES = [
     Heads(num_heads=2, num_kv_heads=2, head_dim=256),
 ]
 Chunks = list[tuple[int, int]]
+PLAIN = Scores(scale=0.1)
+SLOPES_H = torch.linspace(0.02, 1.0, 9)
+BENT = {
+    "window": Scores(scale=0.1, window=20),
+    "wider window": Scores(scale=0.1, window=70),
+    "cap": Scores(scale=0.1, soft_cap=0.4),
+    "slopes": Scores(scale=0.1, slopes_H=SLOPES_H),
+    "window and cap": Scores(scale=0.1, window=33, soft_cap=0.4),
+}
 
 
 class Pool:
@@ -42,7 +51,7 @@ class Pool:
         """The same blocks for the same contexts."""
         return ragged_batch(chunks, self.heads.block_size, torch.Generator().manual_seed(7))
 
-    def attend(self, chunks: Chunks) -> tuple[torch.Tensor, torch.Tensor]:
+    def attend(self, chunks: Chunks, scores: Scores = PLAIN) -> tuple[torch.Tensor, torch.Tensor]:
         """The output of the queries in `chunks`, and which rows of the whole they are."""
         batch, _ = self._batch(chunks)
         starts = self.whole.query_starts_S1.tolist()
@@ -53,7 +62,7 @@ class Pool:
             ]
         )
         o_TD = self.kernels.attention(
-            self.qkv_TE[rows], self.kv, batch, self.layout, self.heads.num_heads, 0.1
+            self.qkv_TE[rows], self.kv, batch, self.layout, self.heads.num_heads, scores
         )
         return o_TD, rows
 
@@ -64,6 +73,17 @@ def test_attention_is_the_twin_s(kernels: CpuKernels, heads: Heads) -> None:
     value, _ = Pool(kernels, heads, chunks).attend(chunks)
     expected, _ = Pool(TorchKernels(), heads, chunks).attend(chunks)
     assert relative_error(value, expected) <= 2e-6
+
+
+@pytest.mark.parametrize("scores", BENT.values(), ids=BENT)
+def test_bent_scores_are_the_twin_s(kernels: CpuKernels, scores: Scores) -> None:
+    chunks = [(0, 37), (100, 1), (63, 1), (64, 70), (5, 3), (0, 1), (127, 2)]
+    pool = Pool(kernels, SMOL, chunks)
+    value, rows = pool.attend(chunks, scores)
+    expected, _ = Pool(TorchKernels(), SMOL, chunks).attend(chunks, scores)
+    assert relative_error(value, expected) <= 2e-6
+    together, _ = pool.attend([(0, before + new) for before, new in chunks], scores)
+    assert torch.equal(value, together[rows])
 
 
 @given(

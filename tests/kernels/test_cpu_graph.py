@@ -6,12 +6,13 @@ import pytest
 import torch
 from kernel_cases import Heads, ragged_batch, random
 
-from nimlite.kernels.base import Batch, Counts
+from nimlite.kernels.base import Batch, Counts, Scores
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 from nimlite.kernels.cpu.graph import BufferPool
 from nimlite.quant import SCHEMES
 
 HEADS = Heads(num_heads=4, num_kv_heads=2, head_dim=16)
+SCORES = Scores(scale=0.1)
 MAX = Counts(num_tokens=40, num_sequences=5, num_rows=5)
 LAYERS = 3
 
@@ -36,7 +37,7 @@ class Model:
         for layer in range(LAYERS):
             qkv_TE = k.linear(x_TD, self.qkv, None)
             k.rope_and_cache(qkv_TE, self.cos_sin_PK, self.kv[layer], batch, self.layout)
-            o_TD = k.attention(qkv_TE, self.kv[layer], batch, self.layout, HEADS.num_heads, 0.1)
+            o_TD = k.attention(qkv_TE, self.kv[layer], batch, self.layout, HEADS.num_heads, SCORES)
             x_TD = k.add_rms_norm(o_TD, residual_TD, self.norm_D, 1e-5)
             y_TI = k.gated_activation(k.linear(x_TD, self.gate_up, random(256)), "silu")
             x_TD = k.add_rms_norm(k.linear(y_TI, self.down, None), residual_TD, self.norm_D, 1e-5)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from kernel_cases import Heads, ragged_batch, random, relative_error
 
+from nimlite.kernels.base import Scores
 from nimlite.kernels.cpu import library as library_module
 from nimlite.kernels.cpu import op
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
@@ -95,6 +96,6 @@ def test_builds_without_avx512_compute_the_same(
     for k in (portable, kernels):
         kv, qkv_TE = k.allocate_kv(1, layout)[0], random(33, heads.qkv_size)
         k.rope_and_cache(qkv_TE, random(30, 32), kv, batch, layout)
-        o_TD = k.attention(qkv_TE, kv, batch, layout, 4, 0.2)
+        o_TD = k.attention(qkv_TE, kv, batch, layout, 4, Scores(scale=0.2))
         outputs.append(k.rms_norm(k.gated_activation(o_TD, "silu"), torch.ones(64), 1e-5))
     assert relative_error(*outputs) <= 1e-6

@@ -85,6 +85,14 @@ def test_sliding_window_and_soft_cap(options: dict[str, float]) -> None:
     assert relative_error(o, expected) < TOLERANCE
 
 
+@pytest.mark.parametrize("options", [{}, {"window": 20}, {"soft_cap": 2.0}])
+@pytest.mark.parametrize("decode", [cut(1, 4), cut(2, 2)])
+def test_scores_that_lose_with_distance(decode: DecodeConfig, options: dict[str, float]) -> None:
+    slopes = torch.linspace(0.01, 0.5, 8, device=WHERE)
+    o, expected = attend(DECODES + CHUNKS, decode=decode, slopes_H=slopes, **options)
+    assert relative_error(o, expected) < TOLERANCE
+
+
 def test_fp8_pool_with_scales() -> None:
     o, expected = attend(
         DECODES + CHUNKS, kv_dtype=torch.float8_e4m3fn, decode=cut(1, 4), kv_scales=(0.5, 2.0)

@@ -4,7 +4,15 @@ from torch.nn import functional
 from triton_cases import DEVICE, DTYPE, TOLERANCE, pool, random, relative_error, step
 
 from nimlite.kernels.base import KVLayout
-from nimlite.kernels.triton import activation, embed, norm, reference, rope, scaled_rows
+from nimlite.kernels.triton import (
+    activation,
+    elementwise,
+    embed,
+    norm,
+    reference,
+    rope,
+    scaled_rows,
+)
 from nimlite.kernels.triton.scaled_rows import FP8, ScaledRows, UnsummedRows
 from nimlite.kernels.triton.weights import FP8_ROWS, INT8_ROWS
 
@@ -74,8 +82,23 @@ def test_add_rms_norm_finishes_a_product(scaled: bool) -> None:
     assert relative_error(y, reference.rms_norm(total, weight, 1e-5)) < TOLERANCE
 
 
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_layer_norm(has_bias: bool) -> None:
+    x, residual = random(3, 90) + 4, random(3, 90, seed=1)
+    weight, bias = random(90, seed=2), random(90, seed=3) * has_bias
+    given = bias if has_bias else None
+    expected = reference.layer_norm(x, weight, bias, 1e-5)
+    consumer = FP8_ROWS.pack(random(8, 90))
+    assert relative_error(norm.layer_norm(x, weight, given, 1e-5, DEVICE), expected) < TOLERANCE
+    assert same_rows(norm.layer_norm(x, weight, given, 1e-5, DEVICE, consumer), expected)
+    total = (x.float() + residual.float()).to(DTYPE)
+    y = norm.add_layer_norm(x, residual, weight, given, 1e-5, DEVICE)
+    assert torch.equal(residual, total)
+    assert relative_error(y, reference.layer_norm(total, weight, bias, 1e-5)) < TOLERANCE
+
+
 @pytest.mark.parametrize("name", activation.ACTIVATIONS)
-def test_gated_activation(name: str) -> None:
+def test_activation(name: str) -> None:
     gate_up = random(3, 2 * 2500)
     consumer = FP8_ROWS.pack(random(8, 2500))
     gate, up = gate_up.float().chunk(2, dim=-1)
@@ -83,14 +106,18 @@ def test_gated_activation(name: str) -> None:
         "silu": functional.silu(gate),
         "gelu": functional.gelu(gate),
         "gelu_tanh": functional.gelu(gate, approximate="tanh"),
+        "relu": functional.relu(gate),
+        "relu2": functional.relu(gate).square(),
     }
+    plain = activation.plain_activation(gate_up[:, :2500], name, DEVICE)
+    assert relative_error(plain, functions[name]) < TOLERANCE
     expected = functions[name] * up
     y = activation.gated_activation(gate_up, name, DEVICE)
     assert relative_error(y, expected) < TOLERANCE
     assert same_rows(activation.gated_activation(gate_up, name, DEVICE, consumer), expected)
 
 
-@pytest.mark.parametrize(("dim", "rotary"), [(64, 64), (80, 32), (96, 96)])
+@pytest.mark.parametrize(("dim", "rotary"), [(64, 64), (80, 32), (96, 96), (64, 0)])
 @pytest.mark.parametrize("kv_dtype", [DTYPE, FP8])
 def test_rope_and_cache(dim: int, rotary: int, kv_dtype: torch.dtype) -> None:
     batch, num_blocks = step([(1, 9), (1, 0), (5, 20), (1, 33)], 16)
@@ -101,10 +128,11 @@ def test_rope_and_cache(dim: int, rotary: int, kv_dtype: torch.dtype) -> None:
     scales = (0.5, 2.0) if kv_dtype == FP8 else (1.0, 1.0)
     qkv = random(8, (6 + 4) * dim)
     q, k, v = qkv.unflatten(-1, (10, dim)).split([6, 2, 2], dim=1)
+    given = cos_sin if rotary else None
     expected_q = reference.rope(q, batch.positions_T, cos_sin)
     keys = reference.rope(k, batch.positions_T, cos_sin) / scales[0]
     reference.write_kv(expected_kv, keys, v.float() / scales[1], batch.slots_T, layout)
-    rope.rope_and_cache(qkv, cos_sin, kv, batch, layout, DEVICE, scales)
+    rope.rope_and_cache(qkv, given, kv, batch, layout, DEVICE, scales)
     assert relative_error(qkv.unflatten(-1, (10, dim))[:, :6], expected_q) < TOLERANCE
     tolerance = FP8_TOLERANCE if kv_dtype == FP8 else TOLERANCE
     assert relative_error(kv, expected_kv) < tolerance
@@ -114,3 +142,34 @@ def test_embedding() -> None:
     table = random(50, 576)
     ids = torch.tensor([3, 49, 0, 3], dtype=torch.int32, device=table.device)
     assert torch.equal(embed.embed(table, ids, DEVICE), table[ids.long()])
+    scaled = embed.embed(table, ids, DEVICE, torch.float32, 3.0)
+    assert torch.equal(scaled, table[ids.long()].float() * 3)
+
+
+def test_what_is_done_in_place() -> None:
+    table, x = random(7, 90), random(3, 90, dtype=torch.float32, seed=1)
+    rows = torch.tensor([6, 0, 6], dtype=torch.int32, device=table.device)
+    expected = x + table[rows.long()].float() + table[:3].float()
+    elementwise.add(x, table, DEVICE, rows)
+    elementwise.add(x, table[:3], DEVICE)
+    torch.testing.assert_close(x, expected)
+    clipped, bent = random(3, 5000), random(3, 5000, dtype=torch.float32)
+    expected = clipped.clamp(-0.5, 0.5)
+    elementwise.limit(clipped, 0.5, DEVICE, soft=False)
+    assert torch.equal(clipped, expected)
+    expected = 2 * torch.tanh(bent / 2)
+    elementwise.limit(bent, 2.0, DEVICE, soft=True)
+    torch.testing.assert_close(bent, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_heads_are_normed() -> None:
+    layout = KVLayout(1, 16, 3, 80, DTYPE)
+    qkv, query, key = random(4, 23 * 80), random(80, seed=1).float(), random(80, seed=2).float()
+    heads = qkv.unflatten(1, (23, 80)).clone()
+    elementwise.norm_heads(qkv, query, key, 1e-5, layout, DEVICE)
+    found = qkv.unflatten(1, (23, 80))
+    expected = reference.rms_norm(heads[:, :17], query, 1e-5)
+    assert relative_error(found[:, :17], expected) < TOLERANCE
+    expected = reference.rms_norm(heads[:, 17:20], key, 1e-5)
+    assert relative_error(found[:, 17:20], expected) < TOLERANCE
+    assert torch.equal(found[:, 20:], heads[:, 20:])

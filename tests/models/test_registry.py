@@ -39,10 +39,22 @@ def test_rotary_positions_of_every_age(written: dict[str, Any]) -> None:
     assert rope == RopeSpec(theta=5e5, scaling={"rope_type": "llama3", **LLAMA3})
 
 
-@pytest.mark.parametrize(("window", "expected"), [(None, 4096), (1024, 1024), (8192, 4096)])
-def test_mistral_serves_as_far_as_its_window(window: int | None, expected: int) -> None:
+@pytest.mark.parametrize(("window", "expected"), [(None, ()), (1024, (1024, 1024))])
+def test_mistral_has_a_window(window: int | None, expected: tuple[int, ...]) -> None:
     config = CONFIG | {"architectures": ["MistralForCausalLM"], "sliding_window": window}
-    assert read_spec(config).max_positions == expected
+    assert read_spec(config).windows == expected
+
+
+@pytest.mark.parametrize(
+    ("scaling", "expected"),
+    [
+        ({"type": "linear", "factor": 4.0}, 4096),
+        ({"type": "dynamic", "factor": 4.0}, 16384),
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}, 16384),
+    ],
+)
+def test_how_far_stretched_positions_go(scaling: dict[str, Any], expected: int) -> None:
+    assert read_spec(CONFIG | {"rope_scaling": scaling}).max_positions == expected
 
 
 @pytest.mark.parametrize(
@@ -53,7 +65,7 @@ def test_mistral_serves_as_far_as_its_window(window: int | None, expected: int) 
             r"'LamaForCausalLM' is not supported.*nearest: LlamaFor",
         ),
         ({"architectures": None}, "no `architectures`"),
-        ({"hidden_act": "relu"}, "activation 'relu' .* supported are silu, gelu"),
+        ({"hidden_act": "mish"}, "activation 'mish' .* supported are silu, swish, gelu"),
     ],
 )
 def test_what_is_not_supported(changes: dict[str, Any], sentence: str) -> None:

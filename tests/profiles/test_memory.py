@@ -39,21 +39,12 @@ def test_an_8b_model_on_gpus() -> None:
     assert kv_bytes(LLAMA.shape, sixteen, 64) == kv_bytes(LLAMA.shape, replace(halved, tp=8), 64)
 
 
-def test_a_window_bounds_the_cache() -> None:
-    windowed = replace(LLAMA.shape, sliding_window=4096, num_windowed_layers=16)
-    profile = LLAMA.profiles[0]
-    full = kv_bytes(LLAMA.shape, profile, 131072)
-    assert kv_bytes(windowed, profile, 131072) == full // 2 + full // 2 // 32
-    assert kv_bytes(windowed, profile, 4096) == kv_bytes(LLAMA.shape, profile, 4096)
-
-
 def test_what_just_fits_has_room_for_one_request() -> None:
-    windowed = replace(LLAMA.shape, sliding_window=4096, num_windowed_layers=21)
     profile = replace(LLAMA.profiles[0], max_model_len=8256)
-    needed = plan_memory(windowed, profile, 0).needed
-    just = plan_memory(windowed, profile, needed)
+    needed = plan_memory(LLAMA.shape, profile, 0).needed
+    just = plan_memory(LLAMA.shape, profile, needed)
     assert just.kv_cache == just.kv_minimum and just.total <= needed
-    assert plan_memory(windowed, profile, needed - 1).kv_cache < just.kv_minimum
+    assert plan_memory(LLAMA.shape, profile, needed - 1).kv_cache < just.kv_minimum
 
 
 @pytest.mark.parametrize(

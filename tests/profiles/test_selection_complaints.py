@@ -140,7 +140,7 @@ def test_10_an_architecture_that_is_not_computed_is_refused_before_anything_is_f
     unknown = replace(LLAMA, shape=replace(LLAMA.shape, architecture="Llama9ForCausalLM"))
     with pytest.raises(SettingError) as raised:
         select(unknown, host([card("H200")], ram=64), NOTHING_ASKED)
-    assert str(raised.value).startswith("This version can't compute Llama9ForCausalLM yet, only ")
+    assert str(raised.value).startswith("This version can't compute Llama9ForCausalLM yet.")
 
 
 def test_16_memory_is_split_by_arithmetic_and_nothing_is_left_unused() -> None:

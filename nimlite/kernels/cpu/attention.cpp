@@ -20,6 +20,7 @@ constexpr int kMaxRows = kRegisters * 3 / 16;  // 4 sums each, with room for ope
 constexpr int64_t kChunk = kVectors * kLanes;
 constexpr int64_t kMaxHeadDim = 256;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kUnseen = -1e30f;  // the maximum of no scores
 
 struct Problem : AttentionInputs {
     int64_t heads_per_group() const { return num_heads / kv.num_kv_heads; }
@@ -32,13 +33,20 @@ struct Problem : AttentionInputs {
     }
     int64_t tiles(int64_t s) const { return (rows(s) + kMaxRows - 1) / kMaxRows; }
     int64_t tasks(int64_t s) const { return tiles(s) * kv.num_kv_heads; }
+    bool bends() const { return soft_cap > 0 || slopes || window > 0; }
+    // Of the first chunk that the query at `position` sees something of.
+    int64_t first_chunk(int64_t position) const {
+        const int64_t first_key = window > 0 ? std::max(position - window + 1, int64_t(0)) : 0;
+        return first_key / kChunk * kChunk;
+    }
 };
 
 // Rows first … first + count of sequence s: row = query * heads_per_group + head.
 struct Tile {
     int64_t sequence, kv_head, first;
     int count;
-    int64_t num_keys;  // that the last row sees
+    int64_t first_key;  // of the first chunk that a row sees something of
+    int64_t num_keys;   // that the last row sees
 };
 
 // State of MR rows: the sums so far, relative to the largest score so far.
@@ -46,6 +54,7 @@ template <int MR>
 struct State {
     float queries[MR][kMaxHeadDim];
     int64_t positions[MR];
+    float slopes[MR];
     f32x16 scores[MR][kVectors];
     f32x16 values[MR][kMaxHeadDim / kLanes];
     f32x16 totals[MR];
@@ -105,10 +114,27 @@ void score(State<MR>& state, const Chunk<Number>& chunk, const Chunk<Number>& ne
         for (int v = 0; v < V; ++v) state.scores[r][v] = sums[r][v];
 }
 
+constexpr i32x16 kIota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+// What a model does to its scores: a cap, a loss with distance, a window.
+template <int MR, int V>
+void bend(State<MR>& state, const Problem& p, int64_t first_key) {
+    for (int r = 0; r < MR; ++r) {
+        const int32_t position = int32_t(state.positions[r] - first_key);
+        for (int v = 0; v < V; ++v) {
+            f32x16& scores = state.scores[r][v];
+            const i32x16 distances = position - v * int32_t(kLanes) - kIota;
+            if (p.soft_cap > 0) scores = capped(scores, p.soft_cap);
+            if (p.slopes) scores -= to_float(distances) * state.slopes[r];
+            if (p.window > 0)
+                scores = distances >= int32_t(p.window) ? broadcast(-kInfinity) : scores;
+        }
+    }
+}
+
 // scores -> e^(score - maximum), masked above each row's position.
 template <int MR, int V>
 void soften(State<MR>& state, int64_t first_key) {
-    constexpr i32x16 kIota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     float maxima[kLanes] = {};
     for (int r = 0; r < MR; ++r) {
         const int32_t position = int32_t(state.positions[r] - first_key);
@@ -184,20 +210,22 @@ void weigh(State<MR>& state, const Chunk<Number>& chunk, const Chunk<Number>& ne
 }
 
 template <class Number, int MR, int V>
-void score_and_soften(State<MR>& state, const Chunk<Number>& chunk, const Chunk<Number>& next,
-                      int64_t head_dim) {
-    score<Number, MR, V>(state, chunk, next, head_dim);
+void score_and_soften(State<MR>& state, const Problem& p, const Chunk<Number>& chunk,
+                      const Chunk<Number>& next) {
+    score<Number, MR, V>(state, chunk, next, p.kv.head_dim);
+    if (p.bends()) bend<MR, V>(state, p, chunk.first_key);
     soften<MR, V>(state, chunk.first_key);
 }
 
 template <class Number, int MR>
-void run_chunk(State<MR>& state, const Chunk<Number>& chunk, const Chunk<Number>& next,
-               int64_t dim) {
+void run_chunk(State<MR>& state, const Problem& p, const Chunk<Number>& chunk,
+               const Chunk<Number>& next) {
+    const int64_t dim = p.kv.head_dim;
     switch (chunk.vectors()) {
-        case 1: score_and_soften<Number, MR, 1>(state, chunk, next, dim); break;
-        case 2: score_and_soften<Number, MR, 2>(state, chunk, next, dim); break;
-        case 3: score_and_soften<Number, MR, 3>(state, chunk, next, dim); break;
-        default: score_and_soften<Number, MR, 4>(state, chunk, next, dim);
+        case 1: score_and_soften<Number, MR, 1>(state, p, chunk, next); break;
+        case 2: score_and_soften<Number, MR, 2>(state, p, chunk, next); break;
+        case 3: score_and_soften<Number, MR, 3>(state, p, chunk, next); break;
+        default: score_and_soften<Number, MR, 4>(state, p, chunk, next);
     }
     for (int64_t first = 0; first < dim / kLanes; first += kVectors) switch (dim / kLanes - first) {
             case 1: weigh<Number, MR, 1>(state, chunk, next, dim, first); break;
@@ -222,15 +250,17 @@ void run_tile(const Problem& p, const Tile& tile, const Tile& next_tile) {
             state.values[r][v] = f32x16{};
         }
         state.positions[r] = p.first_position(s) + query;
+        state.slopes[r] = p.slopes ? p.slopes[head] : 0.0f;
         state.totals[r] = f32x16{};
         targets[r] = p.y + ((first_token + query) * p.num_heads + head) * dim;
     }
-    store(state.maxima, broadcast(-kInfinity));
-    Chunk<Number> chunk(p, tile, 0);
-    for (int64_t key = kChunk;; key += kChunk) {
+    // finite: a row may see nothing of its first chunks
+    store(state.maxima, broadcast(kUnseen));
+    Chunk<Number> chunk(p, tile, tile.first_key);
+    for (int64_t key = tile.first_key + kChunk;; key += kChunk) {
         const bool last = key >= tile.num_keys;
-        const Chunk<Number> next(p, last ? next_tile : tile, last ? 0 : key);
-        run_chunk<Number>(state, chunk, next, dim);
+        const Chunk<Number> next(p, last ? next_tile : tile, last ? next_tile.first_key : key);
+        run_chunk<Number>(state, p, chunk, next);
         if (last) break;
         chunk = next;
     }
@@ -260,8 +290,11 @@ struct Cursor {
         const int64_t kv_head = (task - first_task) / tiles, tile = (task - first_task) % tiles;
         const int64_t begin = tile * rows / tiles, end = (tile + 1) * rows / tiles;
         const int64_t last_query = (end - 1) / problem.heads_per_group();
-        const int64_t num_keys = problem.first_position(sequence) + last_query + 1;
-        return {sequence, kv_head, begin, int(end - begin), num_keys};
+        const int64_t first_position = problem.first_position(sequence);
+        const int64_t first_query = begin / problem.heads_per_group();
+        const int64_t first_key = problem.first_chunk(first_position + first_query);
+        const int64_t num_keys = first_position + last_query + 1;
+        return {sequence, kv_head, begin, int(end - begin), first_key, num_keys};
     }
 };
 

@@ -1,11 +1,11 @@
 """`Kernels` in C++: each method describes one operation, which runs at once or is recorded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
-from nimlite.kernels.base import Batch, Counts, Forward, KVLayout, Step
+from nimlite.kernels.base import Batch, Counts, Forward, KVLayout, Scores, Step
 from nimlite.kernels.cpu.graph import Graph
 from nimlite.kernels.cpu.library import Library, Team
 from nimlite.kernels.cpu.op import ACTIVATIONS, KV_TYPES, SCHEMES, Op, OpCode, Rows, RunCounts
@@ -65,12 +65,22 @@ class CpuKernels:
             self._graph = None
         graph.seal()
 
-    def embed(self, weight: PackedWeight, token_ids_T: torch.Tensor) -> torch.Tensor:
+    def embed(
+        self, weight: PackedWeight, token_ids_T: torch.Tensor, scale: float = 1.0
+    ) -> torch.Tensor:
         y_TD = self._empty(token_ids_T, weight.num_columns)
-        self._submit(
-            OpCode.EMBED, token_ids_T, [token_ids_T, *_tensors(weight), y_TD], _sizes(weight)
-        )
+        tensors = [token_ids_T, *_tensors(weight), y_TD]
+        self._submit(OpCode.EMBED, token_ids_T, tensors, _sizes(weight), scale)
         return y_TD
+
+    def add_positions(
+        self, x_TD: torch.Tensor, table_PD: torch.Tensor, positions_T: torch.Tensor
+    ) -> None:
+        tensors = [x_TD, table_PD, positions_T]
+        self._submit(OpCode.ADD_POSITIONS, x_TD, tensors, [x_TD.shape[1]])
+
+    def widen(self, x_TD: torch.Tensor) -> torch.Tensor:
+        return x_TD
 
     def rms_norm(
         self,
@@ -101,6 +111,36 @@ class CpuKernels:
         )
         return y_TD
 
+    def layer_norm(
+        self,
+        x_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        bias_D: torch.Tensor | None,
+        eps: float,
+        consumer: PackedWeight | None = None,
+    ) -> torch.Tensor:
+        y_TD = self._empty(x_TD, x_TD.shape[1])
+        tensors = [x_TD, weight_D, bias_D, y_TD]
+        self._submit(OpCode.LAYER_NORM, x_TD, tensors, [x_TD.shape[1]], eps)
+        return y_TD
+
+    def add_layer_norm(
+        self,
+        x_TD: torch.Tensor,
+        residual_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        bias_D: torch.Tensor | None,
+        eps: float,
+        consumer: PackedWeight | None = None,
+    ) -> torch.Tensor:
+        y_TD = self._empty(x_TD, x_TD.shape[1])
+        tensors = [x_TD, residual_TD, weight_D, bias_D, y_TD]
+        self._submit(OpCode.ADD_LAYER_NORM, x_TD, tensors, [x_TD.shape[1]], eps)
+        return y_TD
+
+    def add(self, residual_TD: torch.Tensor, x_TD: torch.Tensor) -> None:
+        self._submit(OpCode.ADD, x_TD, [residual_TD, x_TD], [x_TD.shape[1]])
+
     def linear(
         self,
         x_TC: torch.Tensor,
@@ -121,20 +161,37 @@ class CpuKernels:
     ) -> torch.Tensor:
         return self.linear(x_RD, weight, bias_N)
 
+    def soft_cap(self, logits_RV: torch.Tensor, cap: float) -> None:
+        self._submit(OpCode.SOFT_CAP, logits_RV, [logits_RV], [logits_RV.shape[1]], cap)
+
+    def clip(self, qkv_TE: torch.Tensor, limit: float) -> None:
+        self._submit(OpCode.CLIP, qkv_TE, [qkv_TE], [qkv_TE.shape[1]], limit)
+
+    def norm_heads(
+        self,
+        qkv_TE: torch.Tensor,
+        query_K: torch.Tensor,
+        key_K: torch.Tensor,
+        eps: float,
+        layout: KVLayout,
+    ) -> None:
+        sizes = _kv_sizes(layout, _num_heads(qkv_TE, layout))
+        self._submit(OpCode.NORM_HEADS, qkv_TE, [qkv_TE, query_K, key_K], sizes, eps)
+
     def rope_and_cache(
         self,
         qkv_TE: torch.Tensor,
-        cos_sin_PK: torch.Tensor,
+        cos_sin_PR: torch.Tensor | None,
         kv: torch.Tensor,
         batch: Batch,
         layout: KVLayout,
     ) -> None:
-        num_heads = qkv_TE.shape[1] // layout.head_dim - 2 * layout.num_kv_heads
+        rotary_dim = 0 if cos_sin_PR is None else cos_sin_PR.shape[1]
         self._submit(
             OpCode.ROPE_AND_CACHE,
             qkv_TE,
-            [qkv_TE, kv[0], kv[1], cos_sin_PK, batch.positions_T, batch.slots_T],
-            _kv_sizes(layout, num_heads),
+            [qkv_TE, kv[0], kv[1], cos_sin_PR, batch.positions_T, batch.slots_T],
+            [*_kv_sizes(layout, _num_heads(qkv_TE, layout)), rotary_dim],
         )
 
     def attention(
@@ -144,16 +201,18 @@ class CpuKernels:
         batch: Batch,
         layout: KVLayout,
         num_heads: int,
-        scale: float,
+        scores: Scores,
     ) -> torch.Tensor:
         y_TD = self._empty(qkv_TE, num_heads * layout.head_dim)
         tables = batch.block_tables_SB
+        sequences = [batch.query_starts_S1, batch.context_lens_S, tables]
         self._submit(
             OpCode.ATTENTION,
             qkv_TE,
-            [qkv_TE, kv[0], kv[1], batch.query_starts_S1, batch.context_lens_S, tables, y_TD],
-            [*_kv_sizes(layout, num_heads), tables.shape[1]],
-            scale,
+            [qkv_TE, kv[0], kv[1], *sequences, y_TD, scores.slopes_H],
+            [*_kv_sizes(layout, num_heads), tables.shape[1], scores.window],
+            scores.scale,
+            scores.soft_cap,
             num_sequences=len(batch.context_lens_S),
         )
         return y_TD
@@ -169,6 +228,14 @@ class CpuKernels:
             [gate_up_T2I, y_TI],
             [size, ACTIVATIONS[activation]],
         )
+        return y_TI
+
+    def activation(
+        self, x_TI: torch.Tensor, activation: str, consumer: PackedWeight | None = None
+    ) -> torch.Tensor:
+        size = x_TI.shape[1]
+        y_TI = self._empty(x_TI, size)
+        self._submit(OpCode.ACTIVATION, x_TI, [x_TI, y_TI], [size, ACTIVATIONS[activation]])
         return y_TI
 
     def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
@@ -190,17 +257,17 @@ class CpuKernels:
         self,
         code: OpCode,
         like: torch.Tensor,
-        tensors: list[torch.Tensor | None],
+        tensors: Sequence[torch.Tensor | None],
         sizes: list[int],
-        scalar: float = 0.0,
+        *scalars: float,
         num_sequences: int = 0,
     ) -> None:
         """Record the operation, or run it on the rows of `like`."""
         if self._graph is not None:
-            op = Op.of(code, self._graph.rows_of(like), tensors, sizes, scalar)
+            op = Op.of(code, self._graph.rows_of(like), tensors, sizes, scalars)
             self._graph.append(op, tensors)
             return
-        op = Op.of(code, Rows.TOKENS, tensors, sizes, scalar)
+        op = Op.of(code, Rows.TOKENS, tensors, sizes, scalars)
         counts = RunCounts(len(like), num_sequences, 0)
         self._team.run((Op * 1)(op), counts)
 
@@ -220,6 +287,10 @@ def _scratch_floats(weight: PackedWeight) -> int:
     if weight.scheme in ("fp32", "bf16"):
         return weight.num_columns
     return weight.num_columns // GROUP * (GROUP + 8) // 4
+
+
+def _num_heads(qkv_TE: torch.Tensor, layout: KVLayout) -> int:
+    return qkv_TE.shape[1] // layout.head_dim - 2 * layout.num_kv_heads
 
 
 def _kv_sizes(layout: KVLayout, num_heads: int) -> list[int]:

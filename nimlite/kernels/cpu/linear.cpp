@@ -129,10 +129,10 @@ void multiply(const void* packed, const Weight& weight, const float* bias, float
     });
 }
 
-void embed(const Weight& weight, const int32_t* ids, float* y, Range rows) {
+void embed(const Weight& weight, const int32_t* ids, float* y, float scale, Range rows) {
     for (int64_t row = rows.begin; row < rows.end; ++row)
         for (int64_t c = 0; c < weight.num_columns; ++c)
-            y[row * weight.num_columns + c] = element(weight, ids[row], c);
+            y[row * weight.num_columns + c] = scale * element(weight, ids[row], c);
 }
 
 }  // namespace nimlite

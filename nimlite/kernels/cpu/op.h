@@ -16,6 +16,14 @@ enum class OpCode : int32_t {
     kAttention,
     kGatedActivation,
     kTakeRows,
+    kActivation,
+    kLayerNorm,
+    kAddLayerNorm,
+    kAdd,
+    kAddPositions,
+    kSoftCap,
+    kClip,
+    kNormHeads,
 };
 
 // Which count of the step is an operation's number of rows.
@@ -25,7 +33,7 @@ enum class Scheme : int64_t { kFp32, kBf16, kInt8, kInt4 };
 
 enum class KvType : int64_t { kFp32, kBf16 };
 
-enum class Activation : int64_t { kSilu, kGelu, kGeluTanh };
+enum class Activation : int64_t { kSilu, kGelu, kGeluTanh, kRelu, kRelu2 };
 
 // Mirrors `Op` in op.py, where the meaning of each field is set; run.cpp unpacks it.
 struct Op {
@@ -33,7 +41,7 @@ struct Op {
     Rows rows;
     void* pointers[8];
     int64_t sizes[8];
-    float scalar;
+    float scalars[2];
 };
 
 struct Counts {
@@ -73,24 +81,38 @@ struct AttentionInputs {
     float* y;
     int64_t sequences, num_heads;
     float scale;
+    float soft_cap;       // 0: none
+    const float* slopes;  // of each query head; null: none
+    int64_t window;       // 0: none
 };
 
 // Each is one loop, and does a part of it: of the rows, of the blocks of rows (`pack`), of the
 // tiles of output features (`multiply`) or of the tasks (`attention`).
-void embed(const Weight&, const int32_t* ids, float* y, Range rows);
+void embed(const Weight&, const int32_t* ids, float* y, float scale, Range rows);
+void add(float* x, const float* y, int64_t dim, Range rows);
+void add_positions(float* x, const float* table, const int32_t* positions, int64_t dim,
+                   Range rows);
 void rms_norm(const float* x, const float* weight, float* y, int64_t dim, float eps, Range rows);
 void add_rms_norm(const float* x, float* residual, const float* weight, float* y, int64_t dim,
                   float eps, Range rows);
+void layer_norm(const float* x, const float* weight, const float* bias, float* y, int64_t dim,
+                float eps, Range rows);
+void norm_heads(float* qkv, const float* query_weight, const float* key_weight, int64_t num_heads,
+                int64_t num_kv_heads, int64_t head_dim, float eps, Range rows);
+void soft_cap(float* x, int64_t dim, float cap, Range rows);
+void clip(float* x, int64_t dim, float limit, Range rows);
 int64_t num_blocks(int64_t rows);
 void pack(const float* x, const Weight&, void* packed, int64_t rows, Range blocks);
 int64_t num_tiles(const Weight&);
 void multiply(const void* packed, const Weight&, const float* bias, float* y, int64_t rows,
               Range tiles);
 void rope_and_cache(float* qkv, const float* cos_sin, const int32_t* positions,
-                    const int32_t* slots, const KvCache&, int64_t num_heads, Range rows);
+                    const int32_t* slots, const KvCache&, int64_t num_heads, int64_t rotary_dim,
+                    Range rows);
 int64_t num_attention_tasks(const AttentionInputs&);
 void attention(const AttentionInputs&, Range tasks);
 void gated_activation(const float* gate_up, float* y, int64_t dim, Activation, Range rows);
+void activation(const float* x, float* y, int64_t dim, Activation, Range rows);
 void take_rows(const float* x, const int32_t* ids, float* y, int64_t dim, Range rows);
 
 }  // namespace nimlite

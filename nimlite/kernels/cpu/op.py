@@ -18,6 +18,14 @@ class OpCode(enum.IntEnum):
     ATTENTION = 5
     GATED_ACTIVATION = 6
     TAKE_ROWS = 7
+    ACTIVATION = 8
+    LAYER_NORM = 9
+    ADD_LAYER_NORM = 10
+    ADD = 11
+    ADD_POSITIONS = 12
+    SOFT_CAP = 13
+    CLIP = 14
+    NORM_HEADS = 15
 
 
 class Rows(enum.IntEnum):
@@ -29,7 +37,7 @@ class Rows(enum.IntEnum):
 
 SCHEMES = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
 KV_TYPES = {torch.float32: 0, torch.bfloat16: 1}
-ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2}
+ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4}
 
 
 class Op(ctypes.Structure):
@@ -40,7 +48,7 @@ class Op(ctypes.Structure):
         ("rows", ctypes.c_int32),
         ("pointers", ctypes.c_void_p * 8),
         ("sizes", ctypes.c_int64 * 8),
-        ("scalar", ctypes.c_float),
+        ("scalars", ctypes.c_float * 2),
     )
 
     @classmethod
@@ -50,11 +58,15 @@ class Op(ctypes.Structure):
         rows: Rows,
         tensors: Sequence[torch.Tensor | None],
         sizes: Sequence[int],
-        scalar: float = 0.0,
+        scalars: Sequence[float] = (),
     ) -> "Op":
         pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
         return cls(
-            code, rows, (ctypes.c_void_p * 8)(*pointers), (ctypes.c_int64 * 8)(*sizes), scalar
+            code,
+            rows,
+            (ctypes.c_void_p * 8)(*pointers),
+            (ctypes.c_int64 * 8)(*sizes),
+            (ctypes.c_float * 2)(*scalars),
         )
 
 

@@ -20,7 +20,8 @@ KvCache kv_of(const Op& op) {
 AttentionInputs attention_of(const Op& op, int64_t sequences) {
     const auto ints = [&](int i) { return (const int32_t*)op.pointers[i]; };
     return {(const float*)op.pointers[0], kv_of(op), ints(3),   ints(4),     ints(5), op.sizes[5],
-            (float*)op.pointers[6],       sequences, op.sizes[1], op.scalar};
+            (float*)op.pointers[6],       sequences, op.sizes[1], op.scalars[0],
+            op.scalars[1], (const float*)op.pointers[7], op.sizes[6]};
 }
 
 // A part of a loop is at least this much work: less is done sooner than another thread has come.
@@ -82,22 +83,23 @@ void Step::run(const Op& op) const {
     switch (op.code) {
         case OpCode::kEmbed:
             return share_rows(1, op.sizes[2], [&](Range range) {
-                embed(weight_of(op), ints(0), floats(4), range);
+                embed(weight_of(op), ints(0), floats(4), op.scalars[0], range);
             });
         case OpCode::kRmsNorm:
             return share_rows(0.15, dim, [&](Range range) {
-                rms_norm(floats(0), floats(1), floats(2), dim, op.scalar, range);
+                rms_norm(floats(0), floats(1), floats(2), dim, op.scalars[0], range);
             });
         case OpCode::kAddRmsNorm:
             return share_rows(0.2, dim, [&](Range range) {
-                add_rms_norm(floats(0), floats(1), floats(2), floats(3), dim, op.scalar, range);
+                add_rms_norm(floats(0), floats(1), floats(2), floats(3), dim, op.scalars[0], range);
             });
         case OpCode::kLinear: return run_linear(op, rows);
         case OpCode::kRopeAndCache: {
             const KvCache kv = kv_of(op);
             const int64_t num_heads = op.sizes[1];
             return share_rows(0.3, (num_heads + 2 * kv.num_kv_heads) * kv.head_dim, [&](Range r) {
-                rope_and_cache(floats(0), floats(3), ints(4), ints(5), kv, num_heads, r);
+                rope_and_cache(floats(0), floats(3), ints(4), ints(5), kv, num_heads, op.sizes[5],
+                               r);
             });
         }
         case OpCode::kAttention: return run_attention(attention_of(op, counts.sequences));
@@ -109,6 +111,40 @@ void Step::run(const Op& op) const {
             return share_rows(0.1, dim, [&](Range range) {
                 take_rows(floats(0), ints(1), floats(2), dim, range);
             });
+        case OpCode::kActivation:
+            return share_rows(0.3, dim, [&](Range range) {
+                activation(floats(0), floats(1), dim, Activation(op.sizes[1]), range);
+            });
+        case OpCode::kLayerNorm:
+            return share_rows(0.2, dim, [&](Range range) {
+                layer_norm(floats(0), floats(1), floats(2), floats(3), dim, op.scalars[0], range);
+            });
+        case OpCode::kAddLayerNorm:
+            return share_rows(0.3, dim, [&](Range range) {
+                add(floats(1), floats(0), dim, range);
+                layer_norm(floats(1), floats(2), floats(3), floats(4), dim, op.scalars[0], range);
+            });
+        case OpCode::kAdd:
+            return share_rows(0.1, dim,
+                              [&](Range range) { add(floats(0), floats(1), dim, range); });
+        case OpCode::kAddPositions:
+            return share_rows(0.1, dim, [&](Range range) {
+                add_positions(floats(0), floats(1), ints(2), dim, range);
+            });
+        case OpCode::kSoftCap:
+            return share_rows(0.3, dim, [&](Range range) {
+                soft_cap(floats(0), dim, op.scalars[0], range);
+            });
+        case OpCode::kClip:
+            return share_rows(0.1, dim,
+                              [&](Range range) { clip(floats(0), dim, op.scalars[0], range); });
+        case OpCode::kNormHeads: {
+            const int64_t num_heads = op.sizes[1], num_kv_heads = op.sizes[2];
+            return share_rows(0.2, (num_heads + num_kv_heads) * op.sizes[3], [&](Range range) {
+                norm_heads(floats(0), floats(1), floats(2), num_heads, num_kv_heads, op.sizes[3],
+                           op.scalars[0], range);
+            });
+        }
     }
 }
 

@@ -180,4 +180,9 @@ NIMLITE_INLINE f32x16 exp(f32x16 x) {
     return x > -86.6f ? scaled : f32x16{};
 }
 
+// cap * tanh(x / cap) = cap * (1 - 2 / (1 + e^(2 x / cap))).
+NIMLITE_INLINE f32x16 capped(f32x16 x, float cap) {
+    return cap * (1.0f - 2.0f / (1.0f + exp(x * (2.0f / cap))));
+}
+
 }  // namespace nimlite

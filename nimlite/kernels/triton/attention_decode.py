@@ -133,12 +133,13 @@ def attention_decode(
     kv_scales: tuple[float, float] = (1.0, 1.0),
     window: int = 0,
     soft_cap: float = 0.0,
+    slopes_H: torch.Tensor | None = None,
 ) -> None:
     """Write o_T(H*K) of the sequences with one query token and a context; other rows stay as they
     are.
 
     `window` (0: none) is how many tokens a query sees, itself included; scores are capped to
-    ± `soft_cap` (0: not at all).
+    ± `soft_cap` (0: not at all); each token between query and key takes `slopes_H` (fp32) off.
     """
     dim = layout.head_dim
     num_heads = o_TQ.shape[1] // dim
@@ -160,6 +161,7 @@ def attention_decode(
         batch.query_starts_S1,
         batch.context_lens_S,
         batch.block_tables_SB,
+        slopes_H,
         num_sequences,
         qkv_TE.stride(0),
         o_TQ.stride(0),

@@ -87,6 +87,7 @@ def decode(
     query_starts_ptr,
     context_lens_ptr,
     tables_ptr,
+    slopes_ptr,
     num_sequences,
     q_stride,
     o_stride,
@@ -154,8 +155,13 @@ def decode(
     head_columns = (head * GROUP + member)[:, None] * K + columns[None, :]
     row = tl.arange(0, ROW_BLOCK)
     run_token = tl.arange(0, RUN)
-    # with a cap, the factor must wait until after it
-    factor = 1.4426950408889634 if SOFT_CAP else scale * 1.4426950408889634
+    # with a cap or slopes, the factor must wait until after them
+    BENT: tl.constexpr = SOFT_CAP or slopes_ptr is not None
+    factor = 1.4426950408889634 if BENT else scale * 1.4426950408889634
+    if slopes_ptr is not None:
+        slope_head = (kv_head + tl.arange(0, WARPS) // RUNS)[:, None] * GROUP
+        slope_member = tl.arange(0, GROUP_BLOCK)[None, :]
+        slopes = tl.load(slopes_ptr + slope_head + slope_member, mask=slope_member < GROUP, other=0)
     if OVERLAP:
         gdc_wait()
     while unit < stop:
@@ -212,8 +218,12 @@ def decode(
                 sc = tl.dot(k2, q2, tl.dot(k, q))
             else:
                 sc = tl.dot(k, q)
+            if BENT:
+                sc *= scale
             if SOFT_CAP:
-                sc = capped(sc * scale, soft_cap)
+                sc = capped(sc, soft_cap)
+            if slopes_ptr is not None:
+                sc -= slopes[:, None, :] * (context - 1 - tokens)[:, :, None].to(tl.float32)
             visible = written & (tokens >= visible_from)
             sc = tl.where(visible[:, :, None], sc, float("-inf"))
             new_maximum = tl.maximum(maximum, tl.max(sc, axis=1))

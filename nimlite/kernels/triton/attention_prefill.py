@@ -90,6 +90,7 @@ def _prefill(
     query_starts_ptr,
     context_lens_ptr,
     tables_ptr,
+    slopes_ptr,
     num_sequences,
     q_stride,
     o_stride,
@@ -150,8 +151,11 @@ def _prefill(
     first_position = context - length + run * QUERIES
     last_position = tl.minimum(first_position + QUERIES, context) - 1
 
-    # with a cap, the factor must wait until after it
-    factor = 1.4426950408889634 if SOFT_CAP else scale * 1.4426950408889634
+    # with a cap or slopes, the factor must wait until after them
+    BENT: tl.constexpr = SOFT_CAP or slopes_ptr is not None
+    factor = 1.4426950408889634 if BENT else scale * 1.4426950408889634
+    if slopes_ptr is not None:
+        slopes = tl.load(slopes_ptr + kv_head * GROUP + rows % GROUP)
     first_tile = tl.maximum(first_position - WINDOW + 1, 0) // TILE if WINDOW > 0 else 0
     last_tile = last_position // TILE + 1
     # tiles that every query sees whole
@@ -172,8 +176,13 @@ def _prefill(
         v_mask = (first + tl.arange(0, TILE) < context)[:, None] & tile_mask
         v = tl.load(pointers + value_offset, mask=v_mask, other=0.0).to(DOT)
         sc = tl.dot(q, tl.trans(k))
+        if BENT:
+            sc *= scale
         if SOFT_CAP:
-            sc = capped(sc * scale, soft_cap)
+            sc = capped(sc, soft_cap)
+        if slopes_ptr is not None:
+            keys = first + tl.arange(0, TILE)
+            sc -= slopes[:, None] * (position[:, None] - keys[None, :]).to(tl.float32)
         if tile >= whole_tiles:
             sc = _hidden(sc, first, position, WINDOW, TILE)
         new_maximum = tl.maximum(maximum, tl.max(sc, axis=1))
@@ -201,11 +210,12 @@ def attention_prefill(
     kv_scales: tuple[float, float] = (1.0, 1.0),
     window: int = 0,
     soft_cap: float = 0.0,
+    slopes_H: torch.Tensor | None = None,
 ) -> None:
     """Write o_T(H*K) of the sequences with two query tokens or more; other rows stay as they are.
 
-    `window` and `soft_cap` as in `attention_decode`. `max_sequences` (what the batch may grow to)
-    fixes the compiled variant.
+    `window`, `soft_cap` and `slopes_H` as in `attention_decode`. `max_sequences` (what the batch
+    may grow to) fixes the compiled variant.
     """
     dim = layout.head_dim
     num_tokens, num_sequences = len(qkv_TE), len(batch.context_lens_S)
@@ -222,6 +232,7 @@ def attention_prefill(
         batch.query_starts_S1,
         batch.context_lens_S,
         batch.block_tables_SB,
+        slopes_H,
         num_sequences,
         qkv_TE.stride(0),
         o_TQ.stride(0),

@@ -9,13 +9,17 @@ from nimlite.kernels.triton.scaled_rows import row_block
 
 
 @triton.jit
-def _embed(ids_ptr, table_ptr, x_ptr, num_columns, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
+def _embed(
+    ids_ptr, table_ptr, x_ptr, scale, num_columns, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
+):
     row = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     mask = columns < num_columns
     await_inputs(OVERLAP)
     token = tl.load(ids_ptr + row).to(tl.int64)
     x = tl.load(table_ptr + token * num_columns + columns, mask=mask, other=0.0)
+    if scale is not None:
+        x = x.to(tl.float32) * scale
     tl.store(x_ptr + row.to(tl.int64) * num_columns + columns, x, mask=mask)
 
 
@@ -24,8 +28,9 @@ def embed(
     token_ids_T: torch.Tensor,
     device: Device,
     dtype: torch.dtype | None = None,
+    scale: float | None = None,
 ) -> torch.Tensor:
-    """Rows of the table: x_TD in `dtype` (the table's, if None)."""
+    """Rows of the table, times `scale`: x_TD in `dtype` (the table's, if None)."""
     assert table_VD.is_contiguous()
     num_columns = table_VD.shape[1]
     x_TD = table_VD.new_empty((len(token_ids_T), num_columns), dtype=dtype)
@@ -33,6 +38,7 @@ def embed(
         token_ids_T,
         table_VD,
         x_TD,
+        scale,
         num_columns,
         **row_block(num_columns),
         OVERLAP=device.overlaps_launches,

@@ -4,9 +4,17 @@ from typing import Any
 
 import torch
 
-from nimlite.kernels.base import Batch, Forward, KVLayout, Step
+from nimlite.kernels.base import Batch, Forward, KVLayout, Scores, Step
 from nimlite.kernels.torch_kernels import used_part
-from nimlite.kernels.triton import activation, embed, norm, pool, rope, scaled_rows
+from nimlite.kernels.triton import (
+    activation,
+    elementwise,
+    embed,
+    norm,
+    pool,
+    rope,
+    scaled_rows,
+)
 from nimlite.kernels.triton.attention_decode import (
     DecodeConfig,
     DecodeWorkspace,
@@ -61,8 +69,19 @@ class TritonKernels:
         largest = min(len(batch.context_lens_S), len(batch.logit_rows_R), self._max_sequences)
         return DecodeGraphs(forward, batch, batch_sizes(largest))
 
-    def embed(self, weight: PackedWeight, token_ids_T: torch.Tensor) -> torch.Tensor:
-        return embed.embed(_dense(weight), token_ids_T, self.device, torch.float32)
+    def embed(
+        self, weight: PackedWeight, token_ids_T: torch.Tensor, scale: float = 1.0
+    ) -> torch.Tensor:
+        table, factor = _dense(weight), None if scale == 1.0 else scale
+        return embed.embed(table, token_ids_T, self.device, torch.float32, factor)
+
+    def add_positions(
+        self, x_TD: torch.Tensor, table_PD: torch.Tensor, positions_T: torch.Tensor
+    ) -> None:
+        elementwise.add(x_TD, table_PD, self.device, positions_T)
+
+    def widen(self, x_TD: torch.Tensor) -> torch.Tensor:
+        return x_TD.float()
 
     def rms_norm(
         self,
@@ -83,10 +102,40 @@ class TritonKernels:
     ) -> Any:
         return norm.add_rms_norm(x, residual_TD, weight_D, eps, self.device, consumer, self._dtype)
 
+    def layer_norm(
+        self,
+        x_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        bias_D: torch.Tensor | None,
+        eps: float,
+        consumer: PackedWeight | None = None,
+    ) -> Any:
+        return norm.layer_norm(x_TD, weight_D, bias_D, eps, self.device, consumer, self._dtype)
+
+    def add_layer_norm(
+        self,
+        x: torch.Tensor | UnsummedRows,
+        residual_TD: torch.Tensor,
+        weight_D: torch.Tensor,
+        bias_D: torch.Tensor | None,
+        eps: float,
+        consumer: PackedWeight | None = None,
+    ) -> Any:
+        rest = (eps, self.device, consumer, self._dtype)
+        return norm.add_layer_norm(x, residual_TD, weight_D, bias_D, *rest)
+
+    def add(self, residual_TD: torch.Tensor, x_TD: torch.Tensor) -> None:
+        elementwise.add(residual_TD, x_TD, self.device)
+
     def gated_activation(
         self, gate_up_T2I: torch.Tensor, activation_name: str, consumer: PackedWeight | None = None
     ) -> Any:
         return activation.gated_activation(gate_up_T2I, activation_name, self.device, consumer)
+
+    def activation(
+        self, x_TI: torch.Tensor, activation_name: str, consumer: PackedWeight | None = None
+    ) -> Any:
+        return activation.plain_activation(x_TI, activation_name, self.device, consumer)
 
     def linear(
         self,
@@ -119,15 +168,31 @@ class TritonKernels:
         rest = (config, self._workspace, self.device, dtype)
         return product(x, weight, bias_N, *rest, sums=sums)
 
+    def soft_cap(self, logits_RV: torch.Tensor, cap: float) -> None:
+        elementwise.limit(logits_RV, cap, self.device, soft=True)
+
+    def clip(self, qkv_TE: torch.Tensor, limit: float) -> None:
+        elementwise.limit(qkv_TE, limit, self.device, soft=False)
+
+    def norm_heads(
+        self,
+        qkv_TE: torch.Tensor,
+        query_K: torch.Tensor,
+        key_K: torch.Tensor,
+        eps: float,
+        layout: KVLayout,
+    ) -> None:
+        elementwise.norm_heads(qkv_TE, query_K, key_K, eps, layout, self.device)
+
     def rope_and_cache(
         self,
         qkv_TE: torch.Tensor,
-        cos_sin_PK: torch.Tensor,
+        cos_sin_PR: torch.Tensor | None,
         kv: torch.Tensor,
         batch: Batch,
         layout: KVLayout,
     ) -> None:
-        rope.rope_and_cache(qkv_TE, cos_sin_PK, kv, batch, layout, self.device, self._kv_scales)
+        rope.rope_and_cache(qkv_TE, cos_sin_PR, kv, batch, layout, self.device, self._kv_scales)
 
     def attention(
         self,
@@ -136,20 +201,18 @@ class TritonKernels:
         batch: Batch,
         layout: KVLayout,
         num_heads: int,
-        scale: float,
-        window: int = 0,
-        soft_cap: float = 0.0,
+        scores: Scores,
     ) -> torch.Tensor:
-        """`window` and `soft_cap`: 0 for none."""
         config = DecodeConfig.default(layout, self.device, len(batch.context_lens_S))
         workspace = self._decode_workspace(layout, num_heads)
         o_TQ = qkv_TE.new_empty((len(qkv_TE), num_heads * layout.head_dim))
         options: dict[str, Any] = {
             "kv_scales": self._kv_scales,
-            "window": window,
-            "soft_cap": soft_cap,
+            "window": scores.window,
+            "soft_cap": scores.soft_cap,
+            "slopes_H": scores.slopes_H,
         }
-        common = (qkv_TE, kv, batch, layout, o_TQ, scale)
+        common = (qkv_TE, kv, batch, layout, o_TQ, scores.scale)
         attention_decode(*common, config, workspace, self.device, **options)
         if len(qkv_TE) > len(batch.context_lens_S):
             prefill = PrefillConfig.default(layout, self.device)

@@ -35,6 +35,14 @@ def rms_norm(x_TD: torch.Tensor, weight_D: torch.Tensor, eps: float) -> torch.Te
     return x_TD * torch.rsqrt(x_TD.square().mean(-1, keepdim=True) + eps) * weight_D.float()
 
 
+def layer_norm(
+    x_TD: torch.Tensor, weight_D: torch.Tensor, bias_D: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """In fp32."""
+    x_TD = x_TD.float() - x_TD.float().mean(-1, keepdim=True)
+    return rms_norm(x_TD, weight_D, eps) + bias_D.float()
+
+
 def rope(x_THK: torch.Tensor, positions_T: torch.Tensor, cos_sin_PK: torch.Tensor) -> torch.Tensor:
     """The first dimensions of each head turned, as many as `cos_sin_PK` is wide; in fp32."""
     rotary = cos_sin_PK.shape[1]
@@ -71,6 +79,7 @@ def attention(
     kv_scales: tuple[float, float] = (1.0, 1.0),
     window: int = 0,
     soft_cap: float = 0.0,
+    slopes_H: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """o_T(H*K) in fp32: the softmax written out. Rows of sequences without a context are zero."""
     group = num_heads // layout.num_kv_heads
@@ -90,6 +99,8 @@ def attention(
             score = soft_cap * torch.tanh(score / soft_cap)
         last = torch.arange(context - score.shape[1], context, device=kv.device).unsqueeze(1)
         token = torch.arange(context, device=kv.device)
+        if slopes_H is not None:
+            score = score - slopes_H[:, None, None] * (last - token)
         hidden = (token > last) | (token <= last - window if window else token < 0)
         if context:
             weights = score.masked_fill(hidden, -torch.inf).softmax(-1)

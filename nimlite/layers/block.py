@@ -1,0 +1,161 @@
+"""One layer of a decoder: attention and MLP around the residual stream.
+
+A block takes the stream and its norm, and gives both to the next one: the last addition and the
+norm after it are one kernel.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from nimlite.kernels.base import Batch, Kernels
+from nimlite.layers.attention import Attention
+from nimlite.layers.linear import Weights, packed
+from nimlite.layers.mlp import MLP, load_mlp
+from nimlite.layers.norm import Norm, load_norm
+from nimlite.models.spec import ModelSpec
+from nimlite.quant.base import PackedWeight
+
+
+class Block(Protocol):
+    """What the decoder asks of a layer."""
+
+    @property
+    def attention(self) -> Attention: ...
+
+    def __call__(
+        self,
+        x_TD: torch.Tensor,
+        residual_TD: torch.Tensor,
+        kv: torch.Tensor,
+        batch: Batch,
+        kernels: Kernels,
+        rows_R: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The input and the residual of the next layer, of the rows `rows_R` alone where they are
+        given. `x_TD`: the norm of the residual, which is changed in place. `kv`: this layer's part
+        of the pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequentialBlock:
+    """x += attention(norm(x)); x += mlp(norm(x))."""
+
+    attention: Attention
+    post_norm: Norm
+    mlp: MLP
+    next_norm: Norm
+
+    def __call__(
+        self,
+        x_TD: torch.Tensor,
+        residual_TD: torch.Tensor,
+        kv: torch.Tensor,
+        batch: Batch,
+        kernels: Kernels,
+        rows_R: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x_TD = self.attention(x_TD, kv, batch, kernels, rows_R, added=True)
+        if rows_R is not None:
+            residual_TD = kernels.take_rows(residual_TD, rows_R)
+        x_TD = self.post_norm.add(x_TD, residual_TD, kernels)
+        x_TD = self.mlp(x_TD, kernels, added=True)
+        return self.next_norm.add(x_TD, residual_TD, kernels), residual_TD
+
+
+@dataclass(frozen=True, slots=True)
+class SandwichBlock:
+    """The same, with a norm on what is added (Gemma 2, arXiv:2408.00118)."""
+
+    attention: Attention
+    attention_out_norm: Norm
+    post_norm: Norm
+    mlp: MLP
+    mlp_out_norm: Norm
+    next_norm: Norm
+
+    def __call__(
+        self,
+        x_TD: torch.Tensor,
+        residual_TD: torch.Tensor,
+        kv: torch.Tensor,
+        batch: Batch,
+        kernels: Kernels,
+        rows_R: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x_TD = self.attention(x_TD, kv, batch, kernels, rows_R, added=False)
+        if rows_R is not None:
+            residual_TD = kernels.take_rows(residual_TD, rows_R)
+        x_TD = self.attention_out_norm(x_TD, kernels)
+        x_TD = self.post_norm.add(x_TD, residual_TD, kernels)
+        x_TD = self.mlp_out_norm(self.mlp(x_TD, kernels, added=False), kernels)
+        return self.next_norm.add(x_TD, residual_TD, kernels), residual_TD
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelBlock:
+    """x += attention(norm(x)) + mlp(norm(x)), with a norm for both (GPT-J) or one each (GPT-NeoX,
+    arXiv:2204.06745)."""
+
+    attention: Attention
+    mlp_norm: Norm
+    shares_norm: bool
+    """`mlp_norm` is what the attention's input has passed."""
+    mlp: MLP
+    next_norm: Norm
+
+    def __call__(
+        self,
+        x_TD: torch.Tensor,
+        residual_TD: torch.Tensor,
+        kv: torch.Tensor,
+        batch: Batch,
+        kernels: Kernels,
+        rows_R: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        o_TD = self.attention(x_TD, kv, batch, kernels, rows_R, added=False)
+        if rows_R is not None:
+            residual_TD = kernels.take_rows(residual_TD, rows_R)
+        if rows_R is not None or not self.shares_norm:
+            x_TD = self.mlp_norm(residual_TD, kernels)
+        kernels.add(residual_TD, o_TD)
+        x_TD = self.mlp(x_TD, kernels, added=True)
+        return self.next_norm.add(x_TD, residual_TD, kernels), residual_TD
+
+
+def load_block(
+    spec: ModelSpec, weights: Weights, layer: int, attention: Attention, next_norm: Norm
+) -> Block:
+    """The layer of the model's kind."""
+    mlp = load_mlp(spec, weights, layer)
+
+    def norm(kind: str, consumer: PackedWeight | None = None) -> Norm:
+        return load_norm(spec, weights, f"layers.{layer}.{kind}", consumer)
+
+    match spec.block:
+        case "sequential":
+            return SequentialBlock(attention, norm("post_norm", mlp.first), mlp, next_norm)
+        case "sandwich":
+            return SandwichBlock(
+                attention=attention,
+                attention_out_norm=norm("attention_out_norm"),
+                post_norm=norm("post_norm", mlp.first),
+                mlp=mlp,
+                mlp_out_norm=norm("mlp_out_norm"),
+                next_norm=next_norm,
+            )
+        case "parallel":
+            return ParallelBlock(attention, norm("post_norm", mlp.first), False, mlp, next_norm)
+        case "parallel_shared":
+            return ParallelBlock(attention, input_norm(spec, weights, layer), True, mlp, next_norm)
+
+
+def input_norm(spec: ModelSpec, weights: Weights, layer: int) -> Norm:
+    """The norm in front of a layer, which whoever comes before it applies."""
+    consumer: PackedWeight | None = packed(weights, f"layers.{layer}.qkv")
+    if spec.block == "parallel_shared":
+        first = load_mlp(spec, weights, layer).first
+        same = first is not None and consumer is not None and first.scheme == consumer.scheme
+        consumer = consumer if same else None
+    return load_norm(spec, weights, f"layers.{layer}.input_norm", consumer)

@@ -1,0 +1,1 @@
+"""One module a family: `ARCHITECTURES`, `spec` and `weights`. The registry finds them here."""

@@ -1,0 +1,201 @@
+"""The weight map of a decoder: its engine tensors, from what a checkpoint calls its modules.
+
+What shape each has and which there are follows from the spec; a family's file gives the names.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nimlite.models.spec import HeadPairs, ModelSpec, Stored, WeightSource
+
+Sources = dict[str, WeightSource]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightNames:
+    """The modules of a checkpoint, without .weight and .bias. Defaults are Llama's."""
+
+    embedding: str = "model.embed_tokens"
+    embedding_norm: str = ""
+    positions: str = ""
+    """Learned ones."""
+    skipped_positions: int = 0
+    """Rows of them that no token has, at the beginning."""
+    final_norm: str = "model.norm"
+    head: str = "lm_head"
+    layer: str = "model.layers.{}"
+    """In front of all that follow."""
+    input_norm: str = "input_layernorm"
+    post_norm: str = "post_attention_layernorm"
+    """Before the MLP."""
+    attention_out_norm: str = ""
+    mlp_out_norm: str = ""
+    """After the two of a sandwich block."""
+    q_norm: str = "self_attn.q_norm"
+    k_norm: str = "self_attn.k_norm"
+    qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    """One name: the checkpoint has them fused."""
+    qkv_groups: int = 1
+    """Of a fused one: groups of heads that lie one after the other, each with its queries, keys and
+    values."""
+    output: str = "self_attn.o_proj"
+    up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    """One name: a plain MLP's, or gate and up, fused."""
+    down: str = "mlp.down_proj"
+    transposed: bool = False
+    """Matrices of the layers are stored as [input features, output features]."""
+    norm_offset: float = 0.0
+    """What RMSNorm's weights lack."""
+    unit_head: bool = False
+    """Every row of the head is divided by its length."""
+
+
+def decoder_weights(spec: ModelSpec, names: WeightNames) -> Sources:
+    """How every engine tensor is made of the checkpoint's."""
+    vocabulary = (spec.vocab_size, spec.hidden_size)
+    embedding = Stored(name=f"{names.embedding}.weight", shape=vocabulary)
+    sources = {"embedding": WeightSource(tensors=(embedding,), shard="rows")}
+    if spec.learned_positions:
+        rows = names.skipped_positions + spec.max_positions
+        positions = Stored(
+            name=f"{names.positions}.weight",
+            shape=(rows, spec.hidden_size),
+            skip=names.skipped_positions,
+        )
+        sources["positions"] = WeightSource(tensors=(positions,), quantize=False)
+    if spec.embedding_norm:
+        sources |= _norm(spec, names, "embedding_norm", names.embedding_norm)
+    sources |= _norm(spec, names, "final_norm", names.final_norm, scale=spec.logit_scale)
+    if not spec.tie_embeddings:
+        head = Stored(name=f"{names.head}.weight", shape=vocabulary)
+        unit_rows = names.unit_head
+        sources["head"] = WeightSource(tensors=(head,), shard="rows", unit_rows=unit_rows)
+    if spec.head_bias:
+        bias = Stored(name=f"{names.head}.bias", shape=vocabulary[:1])
+        sources["head.bias"] = WeightSource(tensors=(bias,), shard="rows", quantize=False)
+    for i in range(spec.num_layers):
+        sources |= attention_weights(spec, names, i)
+        sources |= dict(_mlp(spec, names, i))
+    return sources
+
+
+def attention_weights(spec: ModelSpec, names: WeightNames, i: int) -> Sources:
+    """Those of a layer's attention, and of its norms."""
+    engine, stored = f"layers.{i}", names.layer.format(i)
+    heads = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
+    rows = tuple(count * spec.head_dim for count in heads)
+    qkv = _fused(stored, names.qkv, rows, spec.hidden_size, names, groups=names.qkv_groups)
+    pairs = None
+    if spec.rope is not None and spec.rope.interleaved:
+        rotary_dim = spec.rope.dim or spec.head_dim
+        pairs = HeadPairs(head_dim=spec.head_dim, rotary_dim=rotary_dim)
+    output = _matrix(stored, names.output, spec.hidden_size, rows[0], names)
+    sources = {
+        **_norms(spec, names, i),
+        **_rows(f"{engine}.qkv", qkv, spec.qkv_bias, heads, pairs),
+        **_columns(f"{engine}.output", output, spec.output_bias, heads[:1]),
+    }
+    for kind, module in (("q_norm", names.q_norm), ("k_norm", names.k_norm)):
+        if spec.qk_norm:
+            norm = Stored(name=f"{stored}.{module}.weight", shape=(spec.head_dim,))
+            sources[f"{engine}.{kind}"] = WeightSource(
+                tensors=(norm,), quantize=False, offset=names.norm_offset
+            )
+    return sources
+
+
+def _mlp(spec: ModelSpec, names: WeightNames, i: int) -> Iterator[tuple[str, WeightSource]]:
+    engine, stored, inner = f"layers.{i}", names.layer.format(i), spec.intermediate_size
+    rows = (inner,) * (2 if spec.gated_mlp else 1)
+    up = _fused(stored, names.up, rows, spec.hidden_size, names)
+    down = _matrix(stored, names.down, spec.hidden_size, inner, names)
+    yield from _rows(f"{engine}.{spec.up_name}", up, spec.mlp_bias, ()).items()
+    yield from _columns(f"{engine}.down", down, spec.mlp_bias, ()).items()
+
+
+def _norms(spec: ModelSpec, names: WeightNames, i: int) -> Sources:
+    kinds = ["input_norm"]
+    if spec.block != "parallel_shared":
+        kinds.append("post_norm")
+    if spec.block == "sandwich":
+        kinds += ["attention_out_norm", "mlp_out_norm"]
+    layer = names.layer.format(i)
+    found: Sources = {}
+    for kind in kinds:
+        found |= _norm(spec, names, f"layers.{i}.{kind}", f"{layer}.{getattr(names, kind)}")
+    return found
+
+
+def _norm(
+    spec: ModelSpec, names: WeightNames, engine: str, module: str, scale: float = 1.0
+) -> Sources:
+    weight = Stored(name=f"{module}.weight", shape=(spec.hidden_size,))
+    sources = {
+        engine: WeightSource(
+            tensors=(weight,), quantize=False, offset=names.norm_offset, scale=scale
+        )
+    }
+    if spec.norm_bias:
+        bias = Stored(name=f"{module}.bias", shape=(spec.hidden_size,))
+        sources[f"{engine}.bias"] = WeightSource(tensors=(bias,), quantize=False, scale=scale)
+    return sources
+
+
+def _fused(
+    layer: str,
+    modules: tuple[str, ...],
+    rows: tuple[int, ...],
+    columns: int,
+    names: WeightNames,
+    groups: int = 1,
+) -> tuple[Stored, ...]:
+    """The weights of `modules`, which hold `rows` of each part, one each or all in one."""
+    if len(modules) == len(rows):
+        parts = zip(modules, rows, strict=True)
+        return tuple(_matrix(layer, module, size, columns, names) for module, size in parts)
+    (module,) = modules
+    shape = (columns, sum(rows)) if names.transposed else (sum(rows), columns)
+    sizes = tuple(size // groups for size in rows)
+    name = f"{layer}.{module}.weight"
+    transposed = names.transposed
+    stored = Stored(name=name, shape=shape, transposed=transposed, groups=groups, sizes=sizes)
+    return (stored,)
+
+
+def _matrix(layer: str, module: str, rows: int, columns: int, names: WeightNames) -> Stored:
+    shape = (columns, rows) if names.transposed else (rows, columns)
+    return Stored(name=f"{layer}.{module}.weight", shape=shape, transposed=names.transposed)
+
+
+def _rows(
+    name: str,
+    tensors: tuple[Stored, ...],
+    has_bias: bool,
+    units: tuple[int, ...],
+    pairs: HeadPairs | None = None,
+) -> Sources:
+    sources = {name: WeightSource(tensors=tensors, shard="rows", units=units, pairs=pairs)}
+    if has_bias:
+        biases = tuple(_bias_of(tensor) for tensor in tensors)
+        sources[f"{name}.bias"] = WeightSource(
+            tensors=biases, shard="rows", quantize=False, units=units, pairs=pairs
+        )
+    return sources
+
+
+def _columns(name: str, tensor: Stored, has_bias: bool, units: tuple[int, ...]) -> Sources:
+    """The ranks' products are summed: the bias is whole on every rank, and one of them adds it."""
+    sources = {name: WeightSource(tensors=(tensor,), shard="columns", units=units)}
+    if has_bias:
+        sources[f"{name}.bias"] = WeightSource(tensors=(_bias_of(tensor),), quantize=False)
+    return sources
+
+
+def _bias_of(weight: Stored) -> Stored:
+    """It has the weight's rows."""
+    return Stored(
+        name=f"{weight.name.removesuffix('.weight')}.bias",
+        shape=(weight.shape[1] if weight.transposed else weight.shape[0],),
+        groups=weight.groups,
+        sizes=weight.sizes,
+    )
