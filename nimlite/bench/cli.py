@@ -196,6 +196,32 @@ def soak_command(
         typer.echo(line)
 
 
+@app.command("structured")
+def structured_command(
+    model: Annotated[
+        str | None, typer.Argument(help="As for `serve`; its profile as NIM_* settings choose it.")
+    ] = None,
+    schemas: Annotated[int, typer.Option(min=0, help="Random JSON schemas.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 64,
+    output_tokens: Annotated[int, typer.Option(min=2, help="Of an answer, at most.")] = 128,
+    repeats: Annotated[int, typer.Option(min=0, help="Measurements of the cost.")] = 3,
+) -> None:
+    """Whether every finished answer under a random JSON schema is valid, and what a grammar costs
+    in tokens a second."""
+    from nimlite.bench.structured import run_structured
+
+    engine, tokenizer_file = _load(model)
+    for line in run_structured(
+        engine,
+        tokenizer_file,
+        num_schemas=schemas,
+        batch=batch,
+        num_tokens=output_tokens,
+        repeats=repeats,
+    ):
+        typer.echo(line)
+
+
 def _load(model: str | None) -> "tuple[Engine, Path]":
     """The engine that `serve` would run, and its tokenizer's file."""
     from nimlite import preparation, startup

@@ -1,9 +1,11 @@
 """A few requests before the first: what is compiled or chosen at its first use is so by then."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 from nimlite.engine.engine import Engine
-from nimlite.engine.request import SamplingParams
+from nimlite.engine.request import Grammar, GrammarKind, SamplingParams
+from nimlite.errors import RequestError
 from nimlite.observe.progress import Progress
 
 _NUM_OUTPUT_TOKENS = 3
@@ -23,6 +25,7 @@ _SAMPLED = SamplingParams(
     ignore_eos=True,
     max_tokens=_NUM_OUTPUT_TOKENS,
 )
+_GRAMMAR = Grammar(GrammarKind.REGEX, "[a-z]*")
 _RUNS = (
     (1, 1, _GREEDY),
     (1, 500, _GREEDY),
@@ -42,6 +45,10 @@ def warm_up(engine: Engine, progress: Progress) -> None:
         for salt, (num_requests, length, params) in enumerate(runs):
             engine.generate(_prompts(num_requests, length, salt, engine.spec.vocab_size), params)
             task.advance(1)
+    # Not every tokenizer can be used with grammars; whoever asks for one is told so.
+    title = "Read the vocabulary for grammars"
+    with progress.task(title, None, ""), contextlib.suppress(RequestError):
+        engine.generate([[1]], _GREEDY, grammar=_GRAMMAR)
 
 
 def _runs(engine: Engine) -> Iterator[tuple[int, int, SamplingParams]]:

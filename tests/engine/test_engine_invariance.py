@@ -1,8 +1,10 @@
 """A request's tokens and log-probabilities are its own: however its prompt is cut, wherever its
 blocks come from and whoever runs beside it, they are the same to the last bit."""
 
+import json
 from collections.abc import Callable
 
+import jsonschema
 import pytest
 import torch
 from fakes.driving import Outcome, drive, request
@@ -10,6 +12,7 @@ from fakes.llama import Llama
 
 from nimlite.engine.device_sampler import DeviceSampler
 from nimlite.engine.engine import Engine
+from nimlite.engine.request import FinishReason, Grammar, GrammarKind, Request
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 from nimlite.kernels.cpu.library import Library
 from nimlite.kernels.torch_kernels import TorchKernels
@@ -22,6 +25,12 @@ TEXT = (
     b"conceived in liberty, and dedicated to the proposition that all men are created equal."
 )
 PROMPT = TEXT[:100]
+FORM = Grammar(
+    GrammarKind.JSON_SCHEMA,
+    '{"type": "object", "properties": {"a": {"type": "string", "maxLength": 9}, "b": {"type": '
+    '"array", "items": {"type": "boolean"}, "minItems": 4, "maxItems": 4}}, "required": ["a", "b"]'
+    ', "additionalProperties": false}',
+)
 PROBE = {"seed": 7, "temperature": 0.7, "max_tokens": 40, "ignore_eos": True, "logprobs": 5}
 
 
@@ -110,6 +119,28 @@ def test_bit_for_bit_on_the_cpus_own_kernels(
     for name, outcome in found.items():
         assert outcome.token_ids == expected.token_ids, name
         assert outcome.logprobs == expected.logprobs, name
+
+
+@pytest.mark.parametrize("runs_ahead", [False, True])
+def test_bit_for_bit_with_a_grammar(tiny: Llama, kernels: CpuKernels, runs_ahead: bool) -> None:
+    sampler = DeviceSampler(64, torch.device("cpu")) if runs_ahead else None
+
+    def follow(engine: Engine, *others: Request) -> Outcome:
+        params = PROBE | {"ignore_eos": False, "max_tokens": 60}
+        return drive(engine, *others, request("probe", PROMPT, grammar=FORM, **params))["probe"]
+
+    expected = follow(tiny.engine(kernels, sampler=sampler))
+    assert expected.finish_reason is FinishReason.STOP
+    jsonschema.validate(json.loads(bytes(expected.token_ids[:-1])), json.loads(FORM.text))
+    older = request("older", PROMPT, max_tokens=80, ignore_eos=True)
+    scarce = tiny.engine(kernels, num_blocks=16, prefix_caching=False, sampler=sampler)
+    found = [
+        follow(scarce, older),
+        follow(tiny.engine(kernels, max_num_tokens=13, sampler=sampler), *neighbours(9)),
+    ]
+    assert scarce.stats.num_preemptions
+    for outcome in found:
+        assert (outcome.token_ids, outcome.logprobs) == (expected.token_ids, expected.logprobs)
 
 
 def test_bit_for_bit_when_steps_are_launched_ahead(tiny: Llama, kernels: CpuKernels) -> None:

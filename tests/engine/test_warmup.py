@@ -23,7 +23,8 @@ def test_it_keeps_to_the_limits_and_leaves_nothing(
     engine = tiny.engine(kernels, **limits)
     startup = Startup()
     warm_up(engine, startup)
-    [phase] = startup.phases
+    phase, vocabulary = startup.phases
+    assert (vocabulary.title, vocabulary.state) == ("Read the vocabulary for grammars", "done")
     assert (phase.title, phase.state, phase.done) == ("Warm up", "done", phase.total)
     assert not engine.has_work
     assert engine.stats.num_free_blocks == engine.stats.num_blocks

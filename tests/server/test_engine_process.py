@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -69,6 +70,17 @@ def test_a_stop_string_ends_it_in_the_child_too(client: openai.OpenAI, server: H
     assert (cut.text, cut.finish_reason) == (whole.text[: whole.text.index(stop)], "stop")
     client.completions.create(**ask, max_tokens=1)  # its step comes after the abort
     assert server.client.stats().num_running == 0
+
+
+def test_a_grammar_is_followed_in_the_child(client: openai.OpenAI) -> None:
+    ask = {"model": "tiny", "prompt": PROMPT, "temperature": 1.0, "max_tokens": 50}
+    answer = client.completions.create(**ask, n=3, extra_body={"guided_regex": r"\d{3}-[a-f]{2}"})
+    for choice in answer.choices:
+        assert re.fullmatch(r"\d{3}-[a-f]{2}", choice.text)
+        assert choice.finish_reason == "stop"
+    with pytest.raises(openai.BadRequestError, match="at '#/items': 'not' is not supported here"):
+        client.completions.create(**ask, extra_body={"guided_json": {"items": {"not": {}}}})
+    assert client.completions.create(**ask).choices[0].text
 
 
 def test_what_never_fits_is_refused_here(client: openai.OpenAI) -> None:
