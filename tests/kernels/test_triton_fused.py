@@ -97,6 +97,17 @@ def test_layer_norm(has_bias: bool) -> None:
     assert relative_error(y, reference.layer_norm(total, weight, bias, 1e-5)) < TOLERANCE
 
 
+def test_add_rms_norm_scales_the_sums_of_int8() -> None:
+    x, weight = random(5, 64), INT8_ROWS.pack(random(576, 64, seed=1))
+    rows = reference.quantize_rows(x, torch.int8)
+    sums = rows.values_TC.float() @ weight.tensors["weight"].float().T
+    unsummed = UnsummedRows(sums.int().unsqueeze(0), rows.scale_T1, weight.tensors["scale"])
+    residual = random(5, 576, dtype=torch.float32, seed=3)
+    total = residual + INT8_ROWS.linear(x, weight)
+    norm.add_rms_norm(unsummed, residual, random(576, seed=4), 1e-5, DEVICE, None, DTYPE)
+    assert relative_error(residual, total) < 1e-5
+
+
 @pytest.mark.parametrize("name", activation.ACTIVATIONS)
 def test_activation(name: str) -> None:
     gate_up = random(3, 2 * 2500)

@@ -11,7 +11,6 @@ from nimlite.kernels.triton import reference, weight_only
 from nimlite.kernels.triton.dequantize import dequantize
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
 from nimlite.kernels.triton.product import (
-    LONG_BUCKETS,
     bucket,
     candidates,
     library_linear,
@@ -107,7 +106,8 @@ def test_candidates_are_right_and_within_the_limits_of_the_device(rows: int) -> 
 
 def test_buckets_of_rows() -> None:
     assert [rows_of(rows) for rows in (1, 8, 9, 33, 128, 5000)] == [8, 8, 16, 64, 128, 128]
-    assert bucket("w4a16", 300) == 512 and bucket("w8a16", 9999) == LONG_BUCKETS[-1]
+    assert bucket("w4a16", 300) == 512 and bucket("w8a16", 9999) == 2048
+    assert bucket("w4a16", 5) == 8 and bucket("int8_rows", 5) == 16
     assert bucket("bf16_rows", 300) is None and bucket("bf16_rows", 3) == 16
 
 

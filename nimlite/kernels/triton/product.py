@@ -23,9 +23,11 @@ from nimlite.kernels.triton.scaled_rows import (
 from nimlite.kernels.triton.weight_only import BITS, weight_only_candidates, weight_only_linear
 from nimlite.quant.base import PackedWeight
 
-LONG_BUCKETS = (*ROW_BUCKETS, 512, 2048)
-"""Of weights that a library must have widened first, and of int8, whose sums must be scaled behind
-it; the last stands for all that are more."""
+_INT8_BUCKETS = (*ROW_BUCKETS, 512, 2048)
+"""Of int8 by int8, whose sums must be scaled behind a library; the last stands for all that are
+more."""
+_WEIGHT_ONLY_BUCKETS = (1, 8, *_INT8_BUCKETS[1:])
+"""Of weights that a library must have widened first: up to 8 rows the tensor cores do the least."""
 _MAX_UNSCALED = 512
 """Rows up to which cuBLAS is faster with one scale for all (H200, torch 2.11)."""
 _LEAST_LIBRARY_INT8 = 17
@@ -34,7 +36,9 @@ _LEAST_LIBRARY_INT8 = 17
 
 def row_buckets(scheme: str) -> tuple[int, ...]:
     """Rows of x up to which a choice is made for itself."""
-    return LONG_BUCKETS if scheme in BITS or scheme == "int8_rows" else ROW_BUCKETS
+    if scheme in BITS:
+        return _WEIGHT_ONLY_BUCKETS
+    return _INT8_BUCKETS if scheme == "int8_rows" else ROW_BUCKETS
 
 
 def bucket(scheme: str, num_rows: int) -> int | None:

@@ -139,7 +139,8 @@ def _weight_only(
     first = part * steps_each
     last = tl.minimum(first + steps_each, steps)
     if OVERLAP:
-        begin = w_ptr + kept.to(tl.int64) * w_stride + first * (SPANS * 32)
+        inside = tl.minimum(first * SPANS, num_blocks - 1)
+        begin = w_ptr + kept.to(tl.int64) * w_stride + inside * 32
         length = tl.maximum(tl.minimum((num_blocks - first * SPANS) * 64, PREFETCH), 0)
         prefetch(begin, length)
     exists = n < num_outputs
@@ -360,7 +361,7 @@ _TILES = (
     (1, 16, 32, 8, 8, 4),
     (1, 16, 64, 8, 8, 3),
     (1, 8, 128, 4, 4, 4),
-    (9, 32, 32, 4, 4, 4),
+    (1, 32, 32, 4, 4, 4),
     (17, 32, 64, 4, 4, 3),
     (17, 64, 64, 1, 4, 6),
     (17, 64, 128, 1, 4, 4),
