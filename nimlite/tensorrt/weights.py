@@ -42,6 +42,8 @@ def _bind(weights: WeightFormat, weight: PackedWeight) -> Tensors:
         return {"": tensors["weight"]}
     if weights in ("fp8", "int8_dynamic"):
         return {"": tensors["weight"], ".scales": tensors["scale"]}
+    if "order" in tensors:
+        raise UnavailableError("its plans take columns in their own order, and some are sorted")
     num_groups = len(tensors["scale"])
     wanted = 1 if weights == "int8" else columns // group_size_for(columns)
     if num_groups != wanted:

@@ -1,6 +1,7 @@
 """W4A16 and W8A16 against plain torch."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +25,13 @@ from nimlite.quant.rounded import RoundedMatrix
 from nimlite.quant.rtn import nearest_int4
 
 ROWS = (1, 3, 16, 33, 64, 200)
+CONFIG: dict[str, int] = {
+    "block_n": 32,
+    "block_c": 256,
+    "split": 1,
+    "num_warps": 2,
+    "num_stages": 2,
+}
 
 
 def packed(scheme: Any, rows: int, columns: int, group_size: int = 0) -> PackedWeight:
@@ -116,7 +124,6 @@ def test_rounded_matrices_keep_their_values_where_the_words_hold_them() -> None:
     matrix = nearest_int4(weight_NC, group_size=64)
     kept = W4A16.pack_rounded(matrix)
     assert relative_error(W4A16.unpack(kept), matrix.dequantized()) < 1e-3
-    order_C = torch.randperm(256, generator=torch.Generator().manual_seed(0)).to(WHERE)
     for other in (
         RoundedMatrix(
             kind="int4",
@@ -124,17 +131,23 @@ def test_rounded_matrices_keep_their_values_where_the_words_hold_them() -> None:
             scales_NG=matrix.scales_NG,
             zeros_NG=matrix.zeros() + 0.5,
         ),
-        RoundedMatrix(
-            kind="int4",
-            values_NC=matrix.values_NC,
-            scales_NG=matrix.scales_NG,
-            order_C=order_C,
-        ),
         nearest_int4(weight_NC, group_size=16),
     ):
         held = W4A16.pack_rounded(other)
         assert held.scheme == "w8a16"
         assert relative_error(W8A16.unpack(held), other.dequantized()) < 1e-2
+
+
+@pytest.mark.parametrize("config", [LinearConfig(**CONFIG), None])
+def test_x_follows_columns_that_were_sorted(config: LinearConfig | None) -> None:
+    matrix = nearest_int4(random(24, 256, dtype=torch.float32), group_size=64)
+    order_C = torch.randperm(256, generator=torch.Generator().manual_seed(0)).to(WHERE)
+    matrix = replace(matrix, order_C=order_C)
+    weight, x = W4A16.pack_rounded(matrix), random(3, 256, seed=2)
+    assert relative_error(W4A16.unpack(weight), matrix.dequantized()) < 1e-3
+    workspace = LinearWorkspace.allocate(WHERE)
+    y = product(x, weight, None, config, workspace, DEVICE, DTYPE, sums=True)
+    assert relative_error(y, W4A16.linear(x, weight)) < TOLERANCE
 
 
 @pytest.mark.parametrize(("bits", "field"), [(4, i) for i in range(4)] + [(8, i) for i in range(2)])

@@ -133,7 +133,10 @@ def product(
     compile_only: bool = False,
 ) -> torch.Tensor | UnsummedRows:
     """By the kernel of the weight's scheme and its configuration, or the library where there is
-    none."""
+    none. x is brought into the order of a weight's sorted columns."""
+    if (order_C := weight.tensors.get("order")) is not None:
+        assert isinstance(x, torch.Tensor)
+        x = x.index_select(1, order_C)
     if config is None:
         return library_linear(x, weight, bias_N, workspace, device, dtype, sums=sums)
     rest = (weight, bias_N, config, workspace, device, dtype)

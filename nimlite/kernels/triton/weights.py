@@ -95,7 +95,8 @@ class Int8WordsScheme:
         """The same values; sorted columns, zeros and groups that no field holds are rounded again,
         by rows."""
         has_groups = weight.scales_NG.shape[1] > 1
-        if weight.kind != "int8" or weight.zeros_NG is not None or not _fields_hold(weight):
+        is_held = weight.kind == "int8" and weight.zeros_NG is None and weight.order_C is None
+        if not is_held or not _fields_hold(weight):
             return self.pack(weight.dequantized())
         scales_NG = weight.scales_NG.half() if has_groups else weight.scales_NG.float()
         tensors = {
@@ -117,7 +118,8 @@ class Int8WordsScheme:
 @dataclass(frozen=True, slots=True)
 class Int4WordsScheme:
     """w4a16: weight uint8 [N, bytes] (words of `weight_only`), scale fp16 and zero uint8 [G, N] of
-    groups of 32 or more columns. x stays in 16 bits."""
+    groups of 32 or more columns; order int32 [C] where the columns were sorted: column j belongs to
+    x[order[j]]. x stays in 16 bits."""
 
     name: str = "w4a16"
     columns_multiple_of: int = WORDS
@@ -128,8 +130,8 @@ class Int4WordsScheme:
         return self.pack_rounded(nearest_int4(weight_NC, group_size=group_size))
 
     def pack_rounded(self, weight: RoundedMatrix) -> PackedWeight:
-        """The same values (each scale in fp16). Sorted columns, smaller groups and zeros that are
-        not whole are held in 8 bits."""
+        """The same values (each scale in fp16). Smaller groups and zeros that are not whole are
+        held in 8 bits."""
         zeros_NG = weight.zeros()
         are_whole = bool((zeros_NG == zeros_NG.round().clamp(0, _LARGEST_ZERO)).all())
         if weight.kind != "int4" or not _fields_hold(weight) or not are_whole:
@@ -139,13 +141,19 @@ class Int4WordsScheme:
             "scale": weight.scales_NG.T.half().contiguous(),
             "zero": zeros_NG.T.to(torch.uint8).contiguous(),
         }
+        if weight.order_C is not None:
+            tensors["order"] = weight.order_C.int()
         return PackedWeight(self.name, *_shape(weight), tensors)
 
     def unpack(self, weight: PackedWeight) -> torch.Tensor:
         values_NC = from_words(weight.tensors["weight"], 4, weight.num_columns)
         scale_NG, zero_NG = (weight.tensors[n].T.float().unsqueeze(-1) for n in ("scale", "zero"))
         groups = values_NC.float().reshape(*scale_NG.shape[:2], -1)
-        return ((groups - zero_NG) * scale_NG).flatten(1)
+        weight_NC = ((groups - zero_NG) * scale_NG).flatten(1)
+        order_C = weight.tensors.get("order")
+        if order_C is None:
+            return weight_NC
+        return torch.empty_like(weight_NC).index_copy_(1, order_C.long(), weight_NC)
 
     def linear(self, x_TC: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
         return x_TC.float() @ self.unpack(weight).T
@@ -158,7 +166,7 @@ def _shape(weight: RoundedMatrix) -> tuple[int, int]:
 def _fields_hold(weight: RoundedMatrix) -> bool:
     """Whether every field of a block lies in one group, as long as the kernels know."""
     size, is_one = weight.group_size, weight.scales_NG.shape[1] == 1
-    return weight.order_C is None and (is_one or (size >= WORDS and size & (size - 1) == 0))
+    return is_one or (size >= WORDS and size & (size - 1) == 0)
 
 
 def to_words(values_NC: torch.Tensor, *, bits: int) -> torch.Tensor:
