@@ -12,6 +12,7 @@
     │       └── PayloadTooLargeError    413
     ├── ArtifactError                   the outside world: downloads, disks
     │   ├── DownloadError
+    │   │   └── UnreachableError        no network, or none that leads there
     │   └── ChecksumError               a file whose digest is not the one expected
     ├── EngineError                     the engine
     │   ├── BuildError
@@ -98,6 +99,10 @@ class ArtifactError(NimliteError):
 
 class DownloadError(ArtifactError):
     """A download that failed after its retries; a later start resumes it."""
+
+
+class UnreachableError(DownloadError):
+    """A server that can't be reached: what it has must come from elsewhere."""
 
 
 class ChecksumError(ArtifactError):

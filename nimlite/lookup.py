@@ -95,7 +95,7 @@ def _manifest_of_uri(uri: str, store: Store, progress: Progress) -> Manifest:
     address = public(uri).partition("?")[0]
     name = address.partition("://")[2].partition("@")[0].removesuffix(".gguf")
     if uri.startswith("hf://") and "?" not in uri:
-        config = store.fetch(Artifact(uri=f"{uri}?file=config.json"), progress)
+        config = store.fetch_file(Artifact(uri=uri), "config.json", progress)
         spec = read_spec(read_config(config.parent))
     else:
         spec = read_spec(open_checkpoint(store.fetch(Artifact(uri=uri), progress)).config)

@@ -194,7 +194,7 @@ def read_checkpoint(
     if not settings.random_weights:
         return open_checkpoint(store.fetch(artifact, progress), store.block_sha256)
     if artifact.uri.startswith("hf://") and "?" not in artifact.uri:
-        config = store.fetch(Artifact(uri=f"{artifact.uri}?file=config.json"), progress)
+        config = store.fetch_file(artifact, "config.json", progress)
         return RandomCheckpoint(read_config(config.parent))
     path = store.fetch(artifact, progress)
     tokenizer = path if (path / "tokenizer.json").is_file() else None

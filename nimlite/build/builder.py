@@ -31,6 +31,9 @@ from nimlite.models.registry import read_spec
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Profile
+from nimlite.profiles.memory import weight_bytes
+from nimlite.profiles.shape import ModelShape
+from nimlite.store.disk import require_space
 from nimlite.store.inventory import ENGINE_FILE, PLANS_FILE
 from nimlite.tensorrt.plan_cache import carry_over, drop_unused
 
@@ -111,8 +114,10 @@ def _build(
 ) -> EngineDirectory:
     """Fill `work`, with what can serve again of `home`, prove it and seal it."""
     started = time.monotonic()
-    carry_over(home, work)
     spec = read_spec(job.checkpoint.config)
+    engine_bytes = job.profile.tp * weight_bytes(ModelShape.of(spec), job.profile)
+    require_space(work, engine_bytes, f"The engine of {job.model_name}")
+    carry_over(home, work)
     converted = _copy(job.converted, work) if job.converted else describe(job, spec, work)
     held = None
     if target.keeps_weights:

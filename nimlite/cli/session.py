@@ -102,7 +102,11 @@ def open_session(flags: Mapping[str, object]) -> Session:
     setup_logging(settings.log_level, jsonl=settings.jsonl_logging, console=err)
     for sentence in notices(os.environ):
         _log.warning("%s", sentence)
-    store = Store(settings.cache_path, offline=settings.offline)
+    store = Store(
+        settings.cache_path,
+        offline=settings.offline,
+        num_connections=settings.download_connections,
+    )
     progress = _progress_log() if settings.jsonl_logging else console_progress(err)
     return Session(settings, store, Console(), err, progress)
 

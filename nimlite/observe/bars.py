@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 from rich import progress as rich_progress
 from rich.console import Console
@@ -10,7 +11,9 @@ from rich.console import Console
 from nimlite.observe.progress import Progress, Task
 
 _LINES = 10
-"""Lines of a plain progress between its first and its last."""
+"""Lines of a plain progress between its first and its last, where it is quick."""
+_SILENCE_S = 30
+"""The longest that a slow one says nothing."""
 
 
 def console_progress(console: Console) -> Progress:
@@ -68,33 +71,62 @@ class _Bar:
 
 
 class LineProgress:
-    """A line at the start, one at every tenth, and one at the end."""
+    """A line at the start, one at every tenth and in every half minute with the speed and the time
+    that is left, and one at the end."""
 
-    def __init__(self, write: Callable[[str], object]) -> None:
+    def __init__(
+        self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._write = write
+        self._clock = clock
 
     @contextlib.contextmanager
     def task(self, title: str, total: float | None, unit: str = "B") -> Iterator[Task]:
-        started = time.monotonic()
+        started = self._clock()
         self._write(f"{title} …" if total is None else f"{title}, {_amount(total, unit)} …")
-        yield _Lines(self._write, title, total)
-        self._write(f"{title}: done in {time.monotonic() - started:.1f} s")
+        yield _Lines(self._write, self._clock, title, total, unit)
+        self._write(f"{title}: done in {self._clock() - started:.1f} s")
 
 
 class _Lines:
-    def __init__(self, write: Callable[[str], object], title: str, total: float | None) -> None:
+    def __init__(
+        self,
+        write: Callable[[str], object],
+        clock: Callable[[], float],
+        title: str,
+        total: float | None,
+        unit: str,
+    ) -> None:
         self._write = write
+        self._clock = clock
         self._title = title
         self._total = total
+        self._unit = unit
         self._done = 0.0
-        self._written = 0
+        self._tenth = 0
+        self._started = self._written = clock()
 
     def advance(self, amount: float) -> None:
         self._done += amount
         tenth = int(_LINES * self._done / self._total) if self._total else 0
-        if self._written < tenth < _LINES:
-            self._written = tenth
-            self._write(f"{self._title}: {100 * tenth // _LINES} %")
+        now = self._clock()
+        if self._tenth < tenth < _LINES or now - self._written >= _SILENCE_S:
+            self._tenth, self._written = tenth, now
+            self._write(f"{self._title}: {self._state(now - self._started)}")
+
+    def _state(self, seconds: float) -> str:
+        """How far it is, how fast it goes, and what is left at that speed."""
+        parts = []
+        if self._total:
+            parts.append(f"{min(100, 100 * self._done / self._total):.0f} %")
+        else:
+            parts.append(_amount(self._done, self._unit))
+        if seconds and self._unit == "B":
+            parts.append(f"{_amount(self._done / seconds, self._unit)}/s")
+        if self._total and 0 < self._done < self._total:
+            left_s = seconds * (self._total / self._done - 1)
+            parts.append(f"{timedelta(seconds=round(left_s))} left")
+        return ", ".join(parts)
 
 
 def _amount(total: float, unit: str) -> str:

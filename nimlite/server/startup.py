@@ -29,6 +29,13 @@ class Phase:
             return 100.0
         return min(100.0, 100.0 * self.done / self.total) if self.total else None
 
+    @property
+    def seconds_left(self) -> float | None:
+        """At the speed until now; None where that can't be told."""
+        if self.state != "running" or not self.total or not self.done:
+            return None
+        return max(0.0, (time.monotonic() - self.started) * (self.total / self.done - 1))
+
     def as_json(self) -> dict[str, Any]:
         return {
             "phase": self.title,
@@ -38,6 +45,7 @@ class Phase:
             "unit": self.unit,
             "percent": self.percent,
             "seconds": round((self.ended or time.monotonic()) - self.started, 3),
+            "seconds_left": self.seconds_left and round(self.seconds_left, 1),
         }
 
 

@@ -119,6 +119,8 @@ class Settings:
     process uses are removed, the longest unused first. Unset: all is kept."""
     offline: Annotated[bool, Group.GENERAL] = False
     """Make no network request: what is not in the cache is an error."""
+    download_connections: Annotated[Count, Group.GENERAL] = 8
+    """Connections that a download opens at once, over files and over the parts of large ones."""
     machine: Annotated[str | None, Group.GENERAL] = None
     """A recorded machine to decide for instead of this one. The name of one in profiles/machines,
     or a file that `nimlite probe --save` wrote. Nothing is run for it: add --dry-run."""

@@ -82,7 +82,7 @@ _TABLE: dict[str, Meaning] = {
     ),
     "NIM_TOKENIZER_MODE": NoEffect("the fast tokenizer is the only one", ("auto", "fast")),
     "NIM_CACHE_PROBE_TIMEOUT": NoEffect("the cache directory is used, not probed first"),
-    "NIM_SDK_MAX_PARALLEL_DOWNLOAD_REQUESTS": NotYet("files are fetched one by one", ("1",)),
+    "NIM_SDK_MAX_PARALLEL_DOWNLOAD_REQUESTS": Spelling("download_connections"),
     "NIM_SDK_USE_NATIVE_TLS": NotYet("name the certificates of your proxy by SSL_CERT_FILE"),
     "NIM_TRUST_CUSTOM_CODE NIM_FORCE_TRUST_REMOTE_CODE": NoEffect(
         "no code of a model's repository is ever run", _OFF

@@ -11,11 +11,12 @@ import hashlib
 import logging
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from nimlite.errors import ChecksumError, DownloadError
+from nimlite.errors import ChecksumError, DownloadError, UnreachableError
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Artifact
 from nimlite.store.block_digest import block_sha256
@@ -34,11 +35,12 @@ log = logging.getLogger(__name__)
 
 class Store:
     """The cache in `root`. Several processes may share it. A warm cache is only read: no network,
-    and no write but that of the time of its last use."""
+    and no write but that of the time of its last use. `num_connections`: that a download opens."""
 
-    def __init__(self, root: Path, *, offline: bool = False) -> None:
+    def __init__(self, root: Path, *, offline: bool = False, num_connections: int = 8) -> None:
         self.root = root
         self._offline = offline
+        self._num_connections = num_connections
         self._receipts = DigestReceipts(root / "digests")
         self._block_receipts = DigestReceipts(root / "digests" / "blocks", block_sha256)
 
@@ -67,22 +69,65 @@ class Store:
         ArtifactError for a cache
         directory that can't be written.
         """
-        source = source_of(artifact.uri)
+        source = source_of(artifact.uri, self._num_connections)
         if isinstance(source, LocalSource):
             return source.verified(artifact.sha256)
-        home = self.root / "artifacts" / _directory_name(artifact.uri, source.title)
-        if self._damage(home, source, artifact) != {}:
-            self._replace(home, source, artifact, progress)
-        while not use(home, RECEIPT_FILE):  # removed in this very moment
-            self._replace(home, source, artifact, progress)
+        return self._fetch(source, artifact, artifact, progress)
+
+    def fetch_file(self, repository: Artifact, name: str, progress: Progress) -> Path:
+        """A file of a Hub repository without the others: from the cached repository, or by itself.
+        Raises as `fetch` does."""
+        home = self._home(repository, self._remote(repository))
+        receipt = Receipt.read(home)
+        known = {name: receipt.files[name]} if receipt and name in receipt.files else None
+        if known and not damaged_files(home, known) and use(home, RECEIPT_FILE):
+            return home / name
+        alone = Artifact(uri=f"{repository.uri}?file={name}")
+        return self._fetch(self._remote(alone), alone, repository, progress)
+
+    def _fetch(
+        self, source: Source, artifact: Artifact, whole: Artifact, progress: Progress
+    ) -> Path:
+        """`whole`: what the user will need in the end."""
+        home = self._home(artifact, source)
+        try:
+            if self._damage(home, source, artifact) != {}:
+                self._replace(home, source, artifact, progress)
+            while not use(home, RECEIPT_FILE):  # removed in this very moment
+                self._replace(home, source, artifact, progress)
+        except UnreachableError as error:
+            raise DownloadError(f"{error} {self._way_out(whole)}") from error
         return home / source.file if source.file else home
+
+    def _remote(self, artifact: Artifact) -> Source:
+        source = source_of(artifact.uri, self._num_connections)
+        assert not isinstance(source, LocalSource), "a path needs no download"
+        return source
+
+    def _home(self, artifact: Artifact, source: Source) -> Path:
+        return self.root / "artifacts" / _directory_name(artifact.uri, source.title)
+
+    def _way_out(self, artifact: Artifact) -> str:
+        """What is missing of the artifact, and how to fetch it on another machine."""
+        source = self._remote(artifact)
+        home = self._home(artifact, source)
+        damage = self._damage(home, source, artifact)
+        stage = home.with_name(f"{home.name}.part")
+        missing = source.missing(stage) if damage is None else tuple(damage)
+        uri = shlex.quote(artifact.shown)
+        command = f"nimlite download-to-cache {uri} --cache-path nimlite-cache"
+        own = (
+            f"; or run `{source.own_command}`, and serve what it made" if source.own_command else ""
+        )
+        return (
+            f"Missing in the cache {self.root}: {', '.join(missing)}. On a machine with a network,"
+            f" run `{command}`, and copy what is then in nimlite-cache into {self.root} here{own}."
+        )
 
     def _replace(self, home: Path, source: Source, artifact: Artifact, progress: Progress) -> None:
         if self._offline:
-            raise DownloadError(
-                f"{source.title} is not (whole) in the cache {self.root}, and the network is not to"
-                " be used. Run `nimlite download-to-cache` on a machine with a network and copy"
-                " its cache directory here."
+            raise UnreachableError(
+                f"{source.title} is not whole in the cache, and the network is not to be used."
             )
         with writing_to(self.root):
             home.parent.mkdir(parents=True, exist_ok=True)

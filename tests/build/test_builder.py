@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from nimlite.build.builder import BuildJob, build_engine
 from nimlite.build.engine_dir import open_engine
+from nimlite.build.random import RandomCheckpoint
 from nimlite.build.selftest import Candidate
 from nimlite.build.target import BuildTarget
 from nimlite.engine.cpu import CpuBackend
@@ -215,6 +216,17 @@ def test_a_directory_that_can_not_be_made(
     (tmp_path / "file").touch()
     with pytest.raises(ArtifactError, match="can't be used"):
         build_engine(job, tmp_path / "file" / "engines" / "key", progress, no_target)
+
+
+def test_a_disk_without_room_is_told_before(
+    job: BuildJob, home: Path, progress: Progress, no_target: BuildTarget
+) -> None:
+    huge = RandomCheckpoint({**job.checkpoint.config, "num_hidden_layers": 10**12})
+    with pytest.raises(
+        ArtifactError, match=r"The engine of Tiny takes [\d,]{10,} MB, and the disk"
+    ):
+        build_engine(replace(job, checkpoint=huge), home, progress, no_target)
+    assert {path.name for path in home.parent.iterdir()} == {"key.lock"}
 
 
 def test_two_builders_build_once(llama: Llama, home: Path, progress: Progress) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -16,6 +16,10 @@ class FileServer:
         """Answered first, one a request, instead of the content."""
         self.break_after: list[int] = []
         """How many bytes the next answers send before the connection is cut."""
+        self.has_ranges = True
+        """Whether it says so."""
+        self.length: int | None = None
+        """What it says that it has; None: the truth."""
         self.requests: list[str] = []
         self.url = ""
 
@@ -28,13 +32,16 @@ class FileServer:
             handler.end_headers()
             return
         resumes = wanted and handler.headers.get("If-Range") == self.etag
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if resumes else 0
-        body = self.content[start:]
+        first, _, last = wanted.removeprefix("bytes=").partition("-") if resumes else ("", "", "")
+        body = self.content[int(first or 0) : int(last) + 1 if last else None]
         handler.send_response(206 if resumes else 200)
         handler.send_header("ETag", self.etag)
-        handler.send_header("Content-Length", str(len(body)))
+        if self.has_ranges:
+            handler.send_header("Accept-Ranges", "bytes")
+        handler.send_header("Content-Length", str(self.length or len(body)))
         handler.end_headers()
-        handler.wfile.write(body[: self.break_after.pop(0)] if self.break_after else body)
+        with suppress(ConnectionError):  # it has read what it wants
+            handler.wfile.write(body[: self.break_after.pop(0)] if self.break_after else body)
 
 
 @contextmanager

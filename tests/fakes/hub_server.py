@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import ClassVar
 
 COMMIT = "c" * 40
 FILES = {
     "config.json": b'{"architectures": ["LlamaForCausalLM"]}',
-    "model.safetensors": b"tensors" * 1000,
+    "model.safetensors": b"tensors" * 20_000,
     "pytorch_model.bin": b"pickle",
     "onnx/model.json": b"{}",
 }
@@ -18,41 +21,72 @@ class Hub(BaseHTTPRequestHandler):
     authorizations: ClassVar[list[str | None]] = []
     """What each request was authorized by."""
 
-    def do_HEAD(self) -> None:
-        self.do_GET()
+    ranges: ClassVar[list[str]] = []
+    """File and Range header of each request for a file."""
+    break_after: ClassVar[list[int]] = []
+    """How many bytes of weights the next answers send before the connection is cut."""
+    meeting: ClassVar[threading.Barrier | None] = None
+    """Where the requests for files wait for each other."""
 
     def do_GET(self) -> None:
         self.authorizations.append(self.headers.get("Authorization"))
         path = self.path.partition("?")[0].strip("/")
-        if path.startswith("api/models/org/tiny/revision/") or path == "api/models/org/tiny":
-            siblings = [_sibling(name) for name in FILES]
-            self._send(json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": siblings}).encode())
-        elif path.startswith(f"org/tiny/resolve/{COMMIT}/"):
-            self._send(FILES[path.removeprefix(f"org/tiny/resolve/{COMMIT}/")])
-        elif path.startswith("api/models/org/gated"):
-            self._send(b"{}", status=403, error="GatedRepo")
-        else:
-            self._send(b"{}", status=404, error="RepoNotFound")
+        match path.split("/"):
+            case ["api", "models", "org", "tiny" | "closed" | "huge" as name, *revision]:
+                if revision == ["revision", "none"]:
+                    return self._refuse(404, "RevisionNotFound")
+                size = 10**18 if name == "huge" else None
+                siblings = [_sibling(file, size) for file in FILES]
+                data = {"id": f"org/{name}", "sha": COMMIT, "siblings": siblings}
+                return self._send(json.dumps(data).encode())
+            case ["org", "tiny", "resolve", commit, *file] if commit == COMMIT:
+                return self._send_file("/".join(file))
+            case ["org", "closed", *_] | ["api", "models", "org", "gated", *_]:
+                return self._refuse(403, "GatedRepo")
+        return self._refuse(404, "RepoNotFound")
 
-    def _send(self, body: bytes, status: int = 200, error: str = "") -> None:
+    def _send_file(self, name: str) -> None:
+        if self.meeting:
+            self.meeting.wait()
+        body, tag = FILES[name], f'"{hashlib.sha256(FILES[name]).hexdigest()}"'
+        wanted = self.headers.get("Range", "")
+        self.ranges.append(f"{name} {wanted}")
+        resumes = wanted and self.headers.get("If-Range") == tag
+        first = int(wanted.removeprefix("bytes=").partition("-")[0]) if resumes else 0
+        is_broken = name.endswith(".safetensors") and self.break_after
+        self._send(
+            body[first:],
+            status=206 if resumes else 200,
+            sent=self.break_after.pop(0) if is_broken else None,
+            headers={"X-Repo-Commit": COMMIT, "ETag": tag, "Accept-Ranges": "bytes"},
+        )
+
+    def _refuse(self, status: int, error: str) -> None:
+        self._send(b"{}", status=status, headers={"X-Error-Code": error})
+
+    def _send(
+        self,
+        body: bytes,
+        *,
+        status: int = 200,
+        sent: int | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        if error:
-            self.send_header("X-Error-Code", error)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
+        self.wfile.write(body[:sent])
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
-def _sibling(name: str) -> dict[str, object]:
+def _sibling(name: str, size: int | None) -> dict[str, object]:
     body = FILES[name]
-    sibling: dict[str, object] = {"rfilename": name, "size": len(body), "blobId": "b" * 40}
+    sibling: dict[str, object] = {"rfilename": name, "size": size or len(body), "blobId": "b" * 40}
     if name.endswith(".safetensors"):
         digest = hashlib.sha256(body).hexdigest()
         sibling["lfs"] = {"sha256": digest, "size": len(body), "pointerSize": 1}

@@ -48,6 +48,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "cache_path": st.sampled_from(["/cache", "/a b"]),
     "cache_max_bytes": st.integers(1, 10**12),
     "offline": st.booleans(),
+    "download_connections": st.integers(1, 64),
     "machine": st.sampled_from(["h200", "a/b.json"]),
     "log_level": st.sampled_from(["DEBUG", "WARNING"]),
     "jsonl_logging": st.booleans(),

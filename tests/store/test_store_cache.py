@@ -83,12 +83,24 @@ def test_a_wrong_digest_is_told_and_not_kept(
 
 def test_offline_and_cold(tmp_path: Path, progress: Progress) -> None:
     store = Store(tmp_path, offline=True)
-    with pytest.raises(
-        DownloadError,
-        match=r"not \(whole\) in the cache .* nimlite download-to-cache|download-to-cache",
-    ):
-        store.fetch(Artifact(uri="pypi://tiny==1.0?file=tiny.gguf"), progress)
+    uri = "pypi://tiny==1.0?file=tiny.gguf"
+    with pytest.raises(DownloadError) as error:
+        store.fetch(Artifact(uri=uri), progress)
+    assert str(error.value) == (
+        "pypi://tiny==1.0 is not whole in the cache, and the network is not to be used. Missing in"
+        f" the cache {tmp_path}: tiny.gguf. On a machine with a network, run `nimlite"
+        f" download-to-cache '{uri}' --cache-path nimlite-cache`, and copy what is then in"
+        f" nimlite-cache into {tmp_path} here."
+    )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_login_is_not_told(tmp_path: Path, progress: Progress) -> None:
+    artifact = Artifact(uri="http://me:secret@127.0.0.1:1/m.gguf?sig=secret")
+    with pytest.raises(DownloadError) as error:
+        Store(tmp_path, offline=True).fetch(artifact, progress)
+    assert "secret" not in str(error.value)
+    assert "; or run `curl -fLO http://127.0.0.1:1/m.gguf`, and serve" in str(error.value)
 
 
 def test_two_starts_fetch_once(

@@ -1,10 +1,11 @@
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fakes.file_server import FileServer, serve
 
-from nimlite.errors import DownloadError
+from nimlite.errors import ArtifactError, DownloadError, UnreachableError
 from nimlite.observe.progress import Progress
 from nimlite.store.http import HTTPSource
 
@@ -37,7 +38,7 @@ def test_the_next_start_goes_on_too(
     server: FileServer, source: HTTPSource, tmp_path: Path, progress: Progress
 ) -> None:
     server.break_after = [BLOCK, 0, 0]
-    with pytest.raises(DownloadError, match="next start goes on where this one ended"):
+    with pytest.raises(UnreachableError, match="next start goes on where this one ended"):
         source.download(tmp_path, None, progress)
     source.download(tmp_path, None, progress)
     assert (tmp_path / "tiny.gguf").read_bytes() == CONTENT
@@ -55,15 +56,43 @@ def test_a_file_that_changed_meanwhile_is_fetched_whole(
     assert (tmp_path / "tiny.gguf").read_bytes() == CONTENT[::-1]
 
 
-def test_a_part_that_is_too_long_is_thrown_away(
+def test_a_part_that_the_server_does_not_have_is_thrown_away(
     server: FileServer, source: HTTPSource, tmp_path: Path, progress: Progress
 ) -> None:
-    (tmp_path / "tiny.gguf.part").write_bytes(CONTENT + b"more")
-    (tmp_path / "tiny.gguf.validator").write_text(server.etag)
+    server.break_after = [BLOCK, 0, 0]
+    with pytest.raises(DownloadError):
+        source.download(tmp_path, None, progress)
     server.statuses = [416]
     source.download(tmp_path, None, progress)
     assert (tmp_path / "tiny.gguf").read_bytes() == CONTENT
-    assert server.requests == [f"bytes={len(CONTENT) + 4}-", ""]
+    assert server.requests[-2:] == [f"bytes={BLOCK}-", ""]
+
+
+def test_what_an_earlier_process_left_may_be_damaged(
+    server: FileServer, source: HTTPSource, tmp_path: Path, progress: Progress
+) -> None:
+    (tmp_path / "tiny.gguf.part").write_bytes(b"short")
+    for note in ("{", '{"tag": "x", "size": 9, "ranges": [{"begin": 0, "reached": 9, "end": 9}]}'):
+        (tmp_path / "tiny.gguf.ranges").write_text(note)
+        source.download(tmp_path, None, progress)
+        assert (tmp_path / "tiny.gguf").read_bytes() == CONTENT
+        assert [path.name for path in tmp_path.iterdir()] == ["tiny.gguf"]
+        (tmp_path / "tiny.gguf").rename(tmp_path / "tiny.gguf.part")
+
+
+def test_a_disk_without_room_is_told_before(
+    server: FileServer, source: HTTPSource, tmp_path: Path, progress: Progress
+) -> None:
+    server.length = 10**18
+    with pytest.raises(ArtifactError) as error:
+        source.download(tmp_path, None, progress)
+    assert re.fullmatch(
+        rf"{source.title} takes 1,000,000,000,000 MB, and the disk of {tmp_path} has [\d,]+ MB free"
+        r"\. Free some space \(`nimlite cache ls` shows what the cache holds, `nimlite cache rm`"
+        r" removes it\), or set NIM_CACHE_PATH to a larger disk\.",
+        str(error.value),
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failing_server_is_asked_again(

