@@ -251,7 +251,7 @@ def run_offline(
     with TemporaryDirectory() as name:
         directory = Path(name)
         layers.prepare(spec, directory, SILENT)
-        dense = layers.choose(directory, load, kernels, directory / "compiled", SILENT)
+        dense = layers.choose(directory, weights, load, kernels, directory / "compiled", SILENT)
     engine = gpu_engine(
         spec, weights, profile, device, kernels=kernels, dense=dense, prefix_caching=False
     )

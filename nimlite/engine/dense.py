@@ -2,9 +2,9 @@
 torch, or plans of TensorRT, which must agree with them first."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,13 +15,20 @@ from nimlite.engine.evaluate import Evaluation
 from nimlite.errors import BuildError, SelfTestError, SettingError
 from nimlite.kernels.base import Kernels
 from nimlite.layers.decoder import Decoder
+from nimlite.layers.linear import Weights
 from nimlite.layers.model import Model
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Precision, Profile
 from nimlite.settings.values import DenseBackend
 from nimlite.store.inventory import PLANS_FILE
-from nimlite.tensorrt.decoder import Bind, SegmentedDecoder
+from nimlite.tensorrt.decoder import (
+    Bind,
+    RunSegment,
+    SegmentedDecoder,
+    Tensors,
+    segment_weights,
+)
 from nimlite.tensorrt.executor import PlanRefusedError, PlanRuntime, load_executors
 from nimlite.tensorrt.plans import (
     PlanSet,
@@ -30,7 +37,7 @@ from nimlite.tensorrt.plans import (
     wanted_plans,
 )
 from nimlite.tensorrt.runtime import PACKAGES, UnavailableError, find_runtime
-from nimlite.tensorrt.segment import WeightFormat
+from nimlite.tensorrt.segment import Kind, WeightFormat
 from nimlite.tensorrt.target import Capability
 from nimlite.tensorrt.weights import binder
 
@@ -107,6 +114,7 @@ class DenseLayers:
     def choose(
         self,
         directory: Path,
+        weights: Weights,
         load: Callable[[], Decoder],
         kernels: Kernels,
         compiled: Path,
@@ -115,8 +123,8 @@ class DenseLayers:
         """The engine's plans if they are wanted and agree with the decoder that `load` gives; else
         the decoder itself runs. A line in the log says which, and why.
 
-        `compiled`: a file of what TensorRT compiles for the GPU, made and used again. Raises
-        SettingError where TensorRT was asked for and does not run.
+        `weights`: the engine's. `compiled`: a file of what TensorRT compiles for the GPU, made and
+        used again. Raises SettingError where TensorRT was asked for and does not run.
         """
         wanted = self.wanted
         if wanted is None and (directory / PLANS_FILE).exists():
@@ -127,7 +135,7 @@ class DenseLayers:
             with progress.task("Try TensorRT's plans", None, ""):
                 decoder = load()
                 plans = read_plans(directory, self._possible(decoder.spec))
-                dense, runtime = self._load(directory, plans, decoder.spec, compiled)
+                dense, runtime = self._load(directory, plans, decoder.spec, weights, compiled)
                 error = self._smoke_run(dense, decoder, kernels)
         except (UnavailableError, PlanRefusedError) as refusal:
             if wanted is DenseBackend.TENSORRT:
@@ -158,20 +166,21 @@ class DenseLayers:
         return wanted_plans(spec, self.profile, self.capability, self.packages)
 
     def _load(
-        self, directory: Path, plans: PlanSet, spec: ModelSpec, compiled: Path
+        self, directory: Path, plans: PlanSet, spec: ModelSpec, weights: Weights, compiled: Path
     ) -> tuple[Dense, PlanRuntime]:
         known = compiled.read_bytes() if compiled.exists() else b""
         trt = find_runtime(self.capability, self.packages)
         runtime = PlanRuntime(trt, self.device, self.stream, known)
+        parts = {segment.kind: segment for segment in plans.segments(spec)}
+        bound = segment_weights(parts, weights, self.binder(plans.weights))
         executors = load_executors(
             runtime,
             {
-                segment.kind: (segment, (directory / plans.files[segment.kind]).read_bytes())
-                for segment in plans.segments(spec)
+                kind: (segment, (directory / plans.files[kind]).read_bytes())
+                for kind, segment in parts.items()
             },
         )
-        bind = cache(self.binder(plans.weights))  # what is laid out anew is so once
-        return partial(SegmentedDecoder.of, run=executors, bind=bind), runtime
+        return partial(_segmented, executors, bound), runtime
 
     def _smoke_run(self, dense: Dense, decoder: Decoder, kernels: Kernels) -> float:
         """How far the logits are from those of `decoder`, relatively. Raises UnavailableError for
@@ -196,6 +205,12 @@ class DenseLayers:
                 f" {bound:.2g} is allowed in {precision}"
             )
         return error
+
+
+def _segmented(
+    run: Mapping[Kind, RunSegment], weights: tuple[Tensors, ...], decoder: Decoder
+) -> Model:
+    return SegmentedDecoder(decoder=decoder, run=run, weights=weights)
 
 
 def _unchanged(decoder: Decoder) -> Model:

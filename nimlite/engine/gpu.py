@@ -87,7 +87,7 @@ class GpuBackend:
         kernels = self._kernels(spec, directory, progress)
         decoder = self._decoder(spec, weights)
         dense = self._dense_layers.choose(
-            directory, lambda: decoder, kernels, self._compiled(directory), progress
+            directory, weights, lambda: decoder, kernels, self._compiled(directory), progress
         )
         return Evaluation(dense(decoder), kernels, _NUM_DECODED)
 
@@ -111,6 +111,7 @@ class GpuBackend:
             kernels=kernels,
             dense=self._dense_layers.choose(
                 directory.path,
+                weights,
                 lambda: self._decoder(config.spec, weights),
                 kernels,
                 self._compiled(directory.path),

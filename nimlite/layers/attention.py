@@ -83,20 +83,33 @@ class Attention:
         """y_TD, or y_RD of the rows `rows_R` alone. `kv`: this layer's part of the pool; `added` as
         for `Linear`."""
         qkv_TE = self.project(x_TD, kv, batch, kernels)
-        o_TD = kernels.attention(qkv_TE, kv, batch, self.layout, self.num_heads, self.scores)
-        if rows_R is not None:
-            o_TD = kernels.take_rows(o_TD, rows_R)
-        return self.output(o_TD, kernels, added=added)
+        return self.output(self.attend(qkv_TE, kv, batch, kernels, rows_R), kernels, added=added)
 
     def project(
         self, x_TD: torch.Tensor, kv: torch.Tensor, batch: Batch, kernels: Kernels
     ) -> torch.Tensor:
         """qkv_TE, rotated, with keys and values written to the pool."""
         qkv_TE = self.qkv(x_TD, kernels)
+        self.place(qkv_TE, kv, batch, kernels)
+        return qkv_TE
+
+    def place(self, qkv_TE: torch.Tensor, kv: torch.Tensor, batch: Batch, kernels: Kernels) -> None:
+        """Rotate the queries and keys of qkv in place, and write keys and values to the pool."""
         if self.clip:
             kernels.clip(qkv_TE, self.clip)
         if self.head_norms is not None:
             norms = self.head_norms
             kernels.norm_heads(qkv_TE, norms.query_K, norms.key_K, norms.eps, self.layout)
         kernels.rope_and_cache(qkv_TE, self.cos_sin_PK, kv, batch, self.layout)
-        return qkv_TE
+
+    def attend(
+        self,
+        qkv_TE: torch.Tensor,
+        kv: torch.Tensor,
+        batch: Batch,
+        kernels: Kernels,
+        rows_R: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What the rotated queries find in the pool: o_TD, or o_RD of the rows `rows_R` alone."""
+        o_TD = kernels.attention(qkv_TE, kv, batch, self.layout, self.num_heads, self.scores)
+        return o_TD if rows_R is None else kernels.take_rows(o_TD, rows_R)

@@ -3,28 +3,24 @@
 T, D, E, H, K: as in segment.py   R rows whose logits are wanted   V vocabulary
 """
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from nimlite.kernels.base import Batch, Kernels, KVLayout
-from nimlite.layers.block import Block, SequentialBlock
 from nimlite.layers.decoder import Decoder
-from nimlite.layers.linear import Linear
-from nimlite.layers.mlp import GatedMLP
-from nimlite.layers.norm import Norm, RMSNorm
+from nimlite.layers.linear import Weights
 from nimlite.models.spec import ModelSpec
 from nimlite.quant.base import PackedWeight
-from nimlite.tensorrt.segment import Kind
+from nimlite.tensorrt.segment import Kind, Segment
 
 Tensors = Mapping[str, torch.Tensor]
 RunSegment = Callable[[Tensors], Tensors]
-"""A segment's outputs of its inputs, by the names of its ports. They are valid until its next
-call."""
+"""A segment's outputs of its inputs, by the names of its ports."""
 Bind = Callable[[PackedWeight], Tensors]
 """A weight as segments take it: "" its values, ".scales" and so on what belongs to them."""
+_TO_ATTENTION = ("input_norm", "qkv")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,18 +31,6 @@ class SegmentedDecoder:
     run: Mapping[Kind, RunSegment]
     weights: tuple[Tensors, ...]
     """Of each segment in turn: L + 1."""
-
-    @classmethod
-    def of(cls, decoder: Decoder, run: Mapping[Kind, RunSegment], bind: Bind) -> "SegmentedDecoder":
-        """Nothing is copied, unless `bind` does."""
-        blocks = [_sequential(block) for block in decoder.blocks]
-        weights = [_to_attention(decoder.first_norm, blocks[0], bind)]
-        for block, following in itertools.pairwise(blocks):
-            to_attention = _to_attention(block.next_norm, following, bind)
-            weights.append(_from_attention(block, bind) | to_attention)
-        last = {"final_norm": _weight_of(blocks[-1].next_norm)}
-        weights.append(_from_attention(blocks[-1], bind) | last)
-        return cls(decoder=decoder, run=run, weights=tuple(weights))
 
     @property
     def spec(self) -> ModelSpec:
@@ -67,47 +51,48 @@ class SegmentedDecoder:
             found = self.run["middle" if layer else "first"]({**given, **weights})
             residual_TD = found.get("residual_out", residual_TD)
             qkv_TE, attention = found["qkv_out"], block.attention
-            kernels.rope_and_cache(qkv_TE, attention.cos_sin_PK, kv[layer], batch, self.layout)
-            is_last = layer == len(decoder.blocks) - 1
-            if is_last and not len(batch.logit_rows_R):  # a prompt's chunk before its last
-                return residual_TD.new_empty((0, self.spec.vocab_size))
-            o_TQ = kernels.attention(
-                qkv_TE, kv[layer], batch, self.layout, attention.num_heads, attention.scores
-            )
-            if is_last:
-                o_TQ = kernels.take_rows(o_TQ, batch.logit_rows_R)
-                residual_TD = kernels.take_rows(residual_TD, batch.logit_rows_R)
+            attention.place(qkv_TE, kv[layer], batch, kernels)
+            rows_R = batch.logit_rows_R if layer == len(decoder.blocks) - 1 else None
+            if rows_R is not None:
+                if not len(rows_R):  # a prompt's chunk before its last
+                    return residual_TD.new_empty((0, self.spec.vocab_size))
+                residual_TD = kernels.take_rows(residual_TD, rows_R)
+            o_TQ = attention.attend(qkv_TE, kv[layer], batch, kernels, rows_R)
             given = {"attended": o_TQ, "residual": residual_TD}
         x_RD = self.run["last"]({**given, **self.weights[-1]})["normed"]
         return decoder.head(x_RD, kernels)
 
 
-def _sequential(block: Block) -> SequentialBlock:
-    assert isinstance(block, SequentialBlock), "segments know no other kind"
-    return block
+def segment_weights(
+    segments: Mapping[Kind, Segment], weights: Weights, bind: Bind
+) -> tuple[Tensors, ...]:
+    """Of a model's engine tensors, those of each of its L + 1 segments in turn, by port. Nothing is
+    copied, unless `bind` does."""
+    middles: list[Kind] = ["middle"] * (segments["first"].spec.num_layers - 1)
+    kinds: list[Kind] = ["first", *middles, "last"]
+    return tuple(_bound(segments[kind], i, weights, bind) for i, kind in enumerate(kinds))
 
 
-def _weight_of(norm: Norm) -> torch.Tensor:
-    assert isinstance(norm, RMSNorm), "segments know no other kind"
-    return norm.weight_D
+def _bound(segment: Segment, index: int, weights: Weights, bind: Bind) -> Tensors:
+    found: dict[str, torch.Tensor] = {}
+    for base in {port.name.partition(".")[0] for port in segment.weight_ports}:
+        name = _engine_name(segment.spec, base, index)
+        weight = weights[name]
+        if isinstance(weight, PackedWeight):
+            found |= {f"{base}{part}": tensor for part, tensor in bind(weight).items()}
+        else:
+            found[base] = weight
+        bias = weights.get(f"{name}.bias")
+        if isinstance(bias, torch.Tensor):
+            found[f"{base}.bias"] = bias
+    return found
 
 
-def _to_attention(norm: Norm, block: SequentialBlock, bind: Bind) -> dict[str, torch.Tensor]:
-    return {"input_norm": _weight_of(norm), **_ports("qkv", block.attention.qkv, bind)}
-
-
-def _from_attention(block: SequentialBlock, bind: Bind) -> dict[str, torch.Tensor]:
-    assert isinstance(block.mlp, GatedMLP), "segments know no other kind"
-    return {
-        **_ports("output", block.attention.output, bind),
-        "post_norm": _weight_of(block.post_norm),
-        **_ports("gate_up", block.mlp.gate_up, bind),
-        **_ports("down", block.mlp.down, bind),
-    }
-
-
-def _ports(name: str, linear: Linear, bind: Bind) -> dict[str, torch.Tensor]:
-    ports = {f"{name}{part}": tensor for part, tensor in bind(linear.weight).items()}
-    if linear.bias_N is not None:
-        ports[f"{name}.bias"] = linear.bias_N
-    return ports
+def _engine_name(spec: ModelSpec, base: str, index: int) -> str:
+    """Of a port's weights in segment `index`, which begins behind the attention of the layer
+    before."""
+    if base == "final_norm":
+        return base
+    if base == "post_norm" and spec.block == "parallel_shared":
+        return f"layers.{index - 1}.input_norm"
+    return f"layers.{index if base in _TO_ATTENTION else index - 1}.{base}"

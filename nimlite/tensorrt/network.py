@@ -54,7 +54,7 @@ def define(trt: ModuleType, network: Any, segment: Segment) -> list[np.ndarray]:
     if segment.kind != "first":
         residual_TD = graph.from_attention(inputs)
     if segment.kind == "last":
-        outputs = [graph.rms_norm(residual_TD, inputs["final_norm"])]
+        outputs = [graph.normed(residual_TD, "final_norm", inputs)]
     else:
         outputs = [graph.to_attention(residual_TD, inputs)]
     if segment.kind == "middle":
@@ -96,39 +96,58 @@ class _Graph:
 
     def from_attention(self, inputs: dict[str, Tensor]) -> Tensor:
         """The residual stream after a layer, [T, D]."""
-        y_TD = self._fp32(self._linear(inputs["attended"], "output", inputs))
-        residual_TD = self._add(inputs["residual"], y_TD)
-        x_TD = self.rms_norm(residual_TD, inputs["post_norm"])
-        gate_up_T2I = self._linear(x_TD, "gate_up", inputs)
-        inner = self._spec.intermediate_size
-        gate_TI = self._columns(gate_up_T2I, 0, inner)
-        up_TI = self._columns(gate_up_T2I, inner, inner)
-        y_TD = self._linear(self._multiply(self._activation(gate_TI), up_TI), "down", inputs)
-        return self._add(residual_TD, self._fp32(y_TD))
+        block, residual_TD = self._spec.block, inputs["residual"]
+        o_TD = self._fp32(self._linear(inputs["attended"], "output", inputs))
+        if block == "sandwich":
+            o_TD = self._norm(o_TD, "attention_out_norm", inputs)
+        attended_TD = self._add(residual_TD, o_TD)
+        is_parallel = block in ("parallel", "parallel_shared")
+        x_TD = self.normed(residual_TD if is_parallel else attended_TD, "post_norm", inputs)
+        y_TD = self._fp32(self._linear(self._inner(x_TD, inputs), "down", inputs))
+        if block == "sandwich":
+            y_TD = self._norm(y_TD, "mlp_out_norm", inputs)
+        return self._add(attended_TD, y_TD)
 
     def to_attention(self, residual_TD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """q, k and v side by side, before their rotation: qkv_TE."""
-        return self._linear(self.rms_norm(residual_TD, inputs["input_norm"]), "qkv", inputs)
+        return self._linear(self.normed(residual_TD, "input_norm", inputs), "qkv", inputs)
 
-    def rms_norm(self, x_TD: Tensor, norm_D: Tensor) -> Tensor:
-        """x / sqrt(mean(x²) + eps) * norm, in the activations' type (Zhang and Sennrich, 2019,
-        arXiv:1910.07467)."""
-        trt = self._trt
-        square_TD = self._multiply(x_TD, x_TD)
-        mean_T1 = self._network.add_reduce(square_TD, trt.ReduceOperation.AVG, 1 << 1, True)
+    def normed(self, x_TD: Tensor, name: str, inputs: dict[str, Tensor]) -> Tensor:
+        """The norm of x in the activations' type."""
+        return self._cast(self._norm(x_TD, name, inputs), self._dtype)
+
+    def _norm(self, x_TD: Tensor, name: str, inputs: dict[str, Tensor]) -> Tensor:
+        """RMSNorm (Zhang and Sennrich, 2019, arXiv:1910.07467) or LayerNorm (Ba et al., 2016,
+        arXiv:1607.06450), in fp32."""
+        if self._spec.norm == "layer":
+            x_TD = self._binary(x_TD, self._mean(x_TD), self._trt.ElementWiseOperation.SUB)
         eps_11 = self._constant(self._spec.norm_eps, (1, 1))
-        shifted_T1 = self._add(mean_T1.get_output(0), eps_11)
-        root_T1 = self._network.add_unary(shifted_T1, trt.UnaryOperation.SQRT).get_output(0)
-        normed_TD = self._binary(x_TD, root_T1, trt.ElementWiseOperation.DIV)
-        scaled_TD = self._multiply(normed_TD, self._shaped(norm_D, 1, self._spec.hidden_size))
-        return self._cast(scaled_TD, self._dtype)
+        shifted_T1 = self._add(self._mean(self._multiply(x_TD, x_TD)), eps_11)
+        root_T1 = self._network.add_unary(shifted_T1, self._trt.UnaryOperation.SQRT).get_output(0)
+        normed_TD = self._binary(x_TD, root_T1, self._trt.ElementWiseOperation.DIV)
+        normed_TD = self._multiply(normed_TD, self._row(inputs[name]))
+        bias = inputs.get(f"{name}.bias")
+        return normed_TD if bias is None else self._add(normed_TD, self._row(bias))
+
+    def _mean(self, x_TD: Tensor) -> Tensor:
+        """Of each row, [T, 1]."""
+        mean = self._trt.ReduceOperation.AVG
+        return self._network.add_reduce(x_TD, mean, 1 << 1, True).get_output(0)
+
+    def _inner(self, x_TD: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """What the MLP's last product is of, [T, I]."""
+        up_TN = self._linear(x_TD, self._spec.up_name, inputs)
+        if not self._spec.gated_mlp:
+            return self._activation(up_TN)
+        inner = self._spec.intermediate_size
+        gate_TI, up_TI = self._columns(up_TN, 0, inner), self._columns(up_TN, inner, inner)
+        return self._multiply(self._activation(gate_TI), up_TI)
 
     def _linear(self, x_TC: Tensor, name: str, inputs: dict[str, Tensor]) -> Tensor:
         y_TN = self._weighted(x_TC, name, inputs)
         bias = f"{name}.bias"
         if bias in inputs:
-            bias_1N = self._shaped(inputs[bias], 1, *inputs[bias].shape)
-            y_TN = self._add(y_TN, self._cast(bias_1N, self._dtype))
+            y_TN = self._add(y_TN, self._cast(self._row(inputs[bias]), self._dtype))
         return y_TN
 
     def _weighted(self, x_TC: Tensor, name: str, inputs: dict[str, Tensor]) -> Tensor:
@@ -202,8 +221,14 @@ class _Graph:
         if self._spec.activation == "silu":
             gate = self._network.add_activation(x_TI, kinds.SIGMOID)
             return self._multiply(x_TI, gate.get_output(0))
-        gelu = {"gelu": kinds.GELU_ERF, "gelu_tanh": kinds.GELU_TANH}[self._spec.activation]
-        return self._network.add_activation(x_TI, gelu).get_output(0)
+        plain = {
+            "gelu": kinds.GELU_ERF,
+            "gelu_tanh": kinds.GELU_TANH,
+            "relu": kinds.RELU,
+            "relu2": kinds.RELU,
+        }
+        x_TI = self._network.add_activation(x_TI, plain[self._spec.activation]).get_output(0)
+        return self._multiply(x_TI, x_TI) if self._spec.activation == "relu2" else x_TI
 
     def _columns(self, x_TN: Tensor, begin: int, count: int) -> Tensor:
         network = self._network
@@ -214,6 +239,9 @@ class _Graph:
         layer = network.add_slice(x_TN, (0, begin), (0, count), (1, 1))
         layer.set_input(2, size_2)
         return layer.get_output(0)
+
+    def _row(self, x_N: Tensor) -> Tensor:
+        return self._shaped(x_N, 1, *x_N.shape)
 
     def _shaped(self, x: Tensor, *shape: int) -> Tensor:
         layer = self._network.add_shuffle(x)

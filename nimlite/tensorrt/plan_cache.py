@@ -18,6 +18,7 @@ from nimlite.store.digest import FileDigest, damaged_files
 from nimlite.store.inventory import ENGINE_FILE, PLANS_FILE
 from nimlite.tensorrt import network, plan
 from nimlite.tensorrt.plan import PlanRequest, TimingCache, build_plan
+from nimlite.tensorrt.segment import SHAPING
 
 _TIMING = "timing.cache"
 
@@ -29,9 +30,7 @@ def plan_key(trt: ModuleType, request: PlanRequest) -> str:
     of a decoder have one key.
     """
     segment = dataclasses.asdict(request.segment)
-    # These shape what stands between segments, and how often a plan is used, but no plan.
-    for name in ("architecture", "num_layers", "rope", "tie_embeddings", "vocab_size"):
-        del segment["spec"][name]
+    segment["spec"] = {name: segment["spec"][name] for name in sorted(SHAPING)}
     parts = {
         "segment": segment,
         "code": [_digest(inspect.getsource(module).encode()) for module in (network, plan)],

@@ -30,13 +30,20 @@ _WEIGHT_TYPES: dict[WeightFormat, DType] = {
     "int8_dynamic": "int8",
     "int4": "int4",
 }
-_SPEC_FIELDS = {
-    *("architecture", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim"),
-    *("intermediate_size", "vocab_size", "max_positions", "norm_eps", "activation", "rope"),
-    *("qkv_bias", "output_bias", "mlp_bias", "tie_embeddings"),
+SHAPING = {
+    *("hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "norm_eps"),
+    *("norm", "norm_bias", "block", "activation", "gated_mlp"),
+    *("qkv_bias", "output_bias", "mlp_bias"),
 }
-"""Those that may have any value: segments, or nimlite's kernels between them, obey them."""
-_ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
+"""The fields of a model's spec that shape its segments."""
+_BETWEEN = {
+    *("architecture", "num_layers", "vocab_size", "max_positions", "tie_embeddings", "head_bias"),
+    *("embedding_scale", "embedding_norm", "learned_positions", "logit_scale", "logit_soft_cap"),
+    *("rope", "local_rope", "alibi_slopes", "windows", "attention_scale", "attention_soft_cap"),
+    *("qk_norm", "clip_qkv"),
+}
+"""Those that nimlite's kernels obey, before, between and behind them."""
+_ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +61,8 @@ class Segment:
 
     first: to_attention. middle: from_attention, then to_attention of the next layer. last:
     from_attention, then the final norm.
-    to_attention = RMSNorm, QKV. from_attention = output projection, residual, RMSNorm, gated MLP,
-    residual.
+    to_attention = norm, QKV. from_attention = output projection, norm, MLP, and their additions to
+    the residual, as the model's block has them.
     """
 
     kind: Kind
@@ -72,15 +79,22 @@ class Segment:
 
     @property
     def inputs(self) -> tuple[Port, ...]:
-        """Activations first, then weights by their engine names without the layer."""
+        """Activations first, then weights."""
         residual = Port("residual", "fp32", (TOKENS, self.spec.hidden_size))
         if self.kind == "first":
-            return (residual, *self._to_attention())
+            return (residual, *self.weight_ports)
         attended = Port("attended", self.dtype, (TOKENS, self._queries))
-        ports = (attended, residual, *self._from_attention())
+        return (attended, residual, *self.weight_ports)
+
+    @property
+    def weight_ports(self) -> tuple[Port, ...]:
+        """Weights by their engine names without the layer, and what belongs to them: ".scales",
+        ".bias"."""
+        if self.kind == "first":
+            return self._to_attention()
         if self.kind == "last":
-            return (*ports, self._norm("final_norm"))
-        return (*ports, *self._to_attention())
+            return (*self._from_attention(), *self._norm("final_norm"))
+        return (*self._from_attention(), *self._to_attention())
 
     @property
     def outputs(self) -> tuple[Port, ...]:
@@ -111,7 +125,7 @@ class Segment:
         shapes = {
             "qkv": (self.spec.qkv_size, hidden),
             "output": (hidden, self._queries),
-            "gate_up": (2 * inner, hidden),
+            self.spec.up_name: (self.spec.up_size, hidden),
             "down": (hidden, inner),
         }
         return shapes[name]
@@ -120,20 +134,24 @@ class Segment:
     def _queries(self) -> int:
         return self.spec.num_heads * self.spec.head_dim
 
-    def _norm(self, name: str) -> Port:
-        return Port(name, "fp32", (self.spec.hidden_size,))
+    def _norm(self, name: str) -> tuple[Port, ...]:
+        names = (name, f"{name}.bias") if self.spec.norm_bias else (name,)
+        return tuple(Port(each, "fp32", (self.spec.hidden_size,)) for each in names)
 
     def _to_attention(self) -> tuple[Port, ...]:
-        return (self._norm("input_norm"), *self._linear("qkv", self.spec.qkv_bias))
+        return (*self._norm("input_norm"), *self._linear("qkv", self.spec.qkv_bias))
 
     def _from_attention(self) -> tuple[Port, ...]:
         spec = self.spec
-        return (
+        ports = (
             *self._linear("output", spec.output_bias),
-            self._norm("post_norm"),
-            *self._linear("gate_up", spec.mlp_bias),
+            *self._norm("post_norm"),
+            *self._linear(spec.up_name, spec.mlp_bias),
             *self._linear("down", spec.mlp_bias),
         )
+        if spec.block == "sandwich":
+            return (*ports, *self._norm("attention_out_norm"), *self._norm("mlp_out_norm"))
+        return ports
 
     def _linear(self, name: str, has_bias: bool) -> tuple[Port, ...]:
         rows, columns = self.matrix(name)
@@ -184,8 +202,6 @@ def beyond(spec: ModelSpec) -> tuple[str, ...]:
     found = [
         field.name
         for field in dataclasses.fields(spec)
-        if field.name not in _SPEC_FIELDS and getattr(spec, field.name) != field.default
+        if field.name not in SHAPING | _BETWEEN and getattr(spec, field.name) != field.default
     ]
-    if spec.activation not in _ACTIVATIONS:
-        found.append("activation")
-    return tuple(found)
+    return (*found, *(() if spec.activation in _ACTIVATIONS else ("activation",)))

@@ -83,9 +83,9 @@ def layers(
 
 
 def chosen(dense: DenseLayers, llama: Llama, directory: Path) -> Decoder | SegmentedDecoder:
-    decoder = llama.decoder()
+    decoder, weights = llama.decoder(), llama.weights(Precision.FP32)
     compiled = directory / "kernels" / "gpu" / "tensorrt.cache"
-    choice = dense.choose(directory, lambda: decoder, TorchKernels(), compiled, SILENT)
+    choice = dense.choose(directory, weights, lambda: decoder, TorchKernels(), compiled, SILENT)
     model = choice(decoder)
     assert isinstance(model, Decoder | SegmentedDecoder)
     return model
@@ -116,7 +116,10 @@ def test_plans_that_agree_run(
 def test_an_engine_runs_on_plans_and_writes_the_same(llama: Llama, planned: Path) -> None:
     """Greedy tokens of a sharp model, fp16 beside fp32."""
     dense = layers(llama, DenseBackend.TENSORRT)
-    choose = dense.choose(planned, llama.decoder, TorchKernels(), planned / "compiled", SILENT)
+    choose = dense.choose(
+        *(planned, llama.weights(Precision.FP32), llama.decoder, TorchKernels()),
+        *(planned / "compiled", SILENT),
+    )
     params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
     prompts = [list(range(70)), [5, 6, 7]]
     found = [

@@ -39,12 +39,14 @@ DTYPES = {
 _UNARY = {trt.UnaryOperation.SQRT: torch.sqrt, trt.UnaryOperation.ABS: torch.abs}
 _BINARY = {
     trt.ElementWiseOperation.SUM: torch.add,
+    trt.ElementWiseOperation.SUB: torch.sub,
     trt.ElementWiseOperation.PROD: torch.mul,
     trt.ElementWiseOperation.DIV: torch.div,
     trt.ElementWiseOperation.MAX: torch.maximum,
 }
 _ACTIVATIONS = {
     trt.ActivationType.SIGMOID: torch.sigmoid,
+    trt.ActivationType.RELU: torch.relu,
     trt.ActivationType.GELU_ERF: torch.nn.functional.gelu,
     trt.ActivationType.GELU_TANH: lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
 }

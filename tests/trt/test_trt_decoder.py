@@ -1,17 +1,19 @@
 """An engine whose dense layers are segments' networks, beside the engine of the same weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fakes.llama import random_llama
+from fakes.llama import Llama, random_llama
 from fakes.trt_network import interpreted
 
 from nimlite.engine.request import Request, SamplingParams
 from nimlite.kernels.torch_kernels import TorchKernels
 from nimlite.layers.decoder import Decoder
+from nimlite.profiles.manifest import Precision
 from nimlite.quant import unpack
 from nimlite.quant.base import PackedWeight
-from nimlite.tensorrt.decoder import SegmentedDecoder, Tensors
+from nimlite.tensorrt.decoder import SegmentedDecoder, Tensors, segment_weights
 from nimlite.tensorrt.segment import segments
 
 
@@ -19,9 +21,11 @@ def plain(weight: PackedWeight) -> Tensors:
     return {"": unpack(weight)}
 
 
-def segmented(decoder: Decoder) -> SegmentedDecoder:
-    parts = segments(decoder.spec, dtype="fp32", max_tokens=1024)
-    return SegmentedDecoder.of(decoder, interpreted(*parts), plain)
+def segmented(llama: Llama) -> Callable[[Decoder], SegmentedDecoder]:
+    parts = {part.kind: part for part in segments(llama.spec, dtype="fp32", max_tokens=1024)}
+    weights = segment_weights(parts, llama.weights(Precision.FP32), plain)
+    run = interpreted(*parts.values())
+    return lambda decoder: SegmentedDecoder(decoder=decoder, run=run, weights=weights)
 
 
 @pytest.mark.parametrize("num_layers", [1, 3])
@@ -34,7 +38,7 @@ def test_an_engine_of_segments_writes_what_the_engine_writes(
     shared = list(range(40, 80))
     prompts = [shared, [*shared, 7], [3], list(range(100, 190))]
     found = []
-    for dense in (None, segmented):
+    for dense in (None, segmented(llama)):
         engine = llama.engine(TorchKernels(), dense=dense, max_num_tokens=32)
         found.append([*engine.generate(prompts, params), *engine.generate(prompts, params)])
     assert found[0] == found[1]
@@ -45,7 +49,7 @@ def test_a_prompts_logprobs_come_from_the_rows_that_are_asked_for(tmp_path: Path
     llama = random_llama(tmp_path)
     params = SamplingParams(max_tokens=1, prompt_logprobs=2)
     found = []
-    for dense in (None, segmented):
+    for dense in (None, segmented(llama)):
         engine = llama.engine(TorchKernels(), dense=dense)
         engine.add(Request(id="a", prompt_token_ids=tuple(range(20)), params=params))
         (delta,) = engine.step()

@@ -11,10 +11,11 @@ from fakes.trt_network import interpreted
 
 from nimlite.engine.evaluate import prompt_logits
 from nimlite.kernels.torch_kernels import TorchKernels
+from nimlite.profiles.manifest import Precision
 from nimlite.quant import unpack
 from nimlite.quant.base import PackedWeight
 from nimlite.quant.rtn import group_size_for
-from nimlite.tensorrt.decoder import SegmentedDecoder, Tensors
+from nimlite.tensorrt.decoder import SegmentedDecoder, Tensors, segment_weights
 from nimlite.tensorrt.segment import ActivationType, WeightFormat, segments
 
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -88,9 +89,16 @@ def expected_logits(llama: Llama, weights: WeightFormat) -> torch.Tensor:
 
 def segment_logits(llama: Llama, dtype: ActivationType, weights: WeightFormat) -> torch.Tensor:
     """One text through all segments, in steps over a paged pool of ours."""
-    parts = segments(llama.spec, dtype=dtype, weights=weights, max_tokens=64)
+    parts = {
+        part.kind: part
+        for part in segments(llama.spec, dtype=dtype, weights=weights, max_tokens=64)
+    }
     bind = functools.partial(bound, dtype=dtype, weights=weights)
-    decoder = SegmentedDecoder.of(llama.decoder(), interpreted(*parts), bind)
+    decoder = SegmentedDecoder(
+        decoder=llama.decoder(),
+        run=interpreted(*parts.values()),
+        weights=segment_weights(parts, llama.weights(Precision.FP32), bind),
+    )
     return prompt_logits(decoder, TorchKernels(), TOKENS, num_decoded=3)
 
 

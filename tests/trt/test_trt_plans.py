@@ -89,7 +89,7 @@ def test_what_the_model_has_beyond_a_llama_is_refused_by_its_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As if the norm's epsilon were new in specs."""
-    monkeypatch.setattr(segment, "_SPEC_FIELDS", segment._SPEC_FIELDS - {"norm_eps"})
+    monkeypatch.setattr(segment, "SHAPING", segment.SHAPING - {"norm_eps"})
     with pytest.raises(UnavailableError, match=r"know no LlamaForCausalLM with norm_eps$"):
         wanted()
 
