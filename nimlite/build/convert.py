@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from nimlite.build.checkpoint import Checkpoint
-from nimlite.build.parts import parts_of
+from nimlite.build.parts import parts_of, sources_of
 from nimlite.build.recipe import AS_IT_IS, Recipe
 from nimlite.build.staging import Staging
 from nimlite.build.target import Packing
@@ -17,7 +17,6 @@ from nimlite.build.weights_file import WeightsWriter, weights_name
 from nimlite.errors import ModelError
 from nimlite.layers.linear import Weights
 from nimlite.layers.shard import Shard
-from nimlite.models.registry import weight_sources
 from nimlite.models.spec import ModelSpec, Stored, WeightSource
 from nimlite.observe.progress import Progress
 from nimlite.quant.base import PackedWeight
@@ -98,7 +97,7 @@ def convert_on_device(
 
 
 def _sources(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, WeightSource]:
-    sources = weight_sources(spec)
+    sources = sources_of(checkpoint, spec)
     missing = [n for source in sources.values() for n in source.names if n not in checkpoint.names]
     if missing:
         raise ModelError(

@@ -1,10 +1,30 @@
 """A checkpoint's tensors taken apart, and put in the order in which an engine holds them."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
-from nimlite.models.spec import HeadPairs, Stored, WeightSource
+from nimlite.build.checkpoint import Checkpoint
+from nimlite.models.registry import weight_sources
+from nimlite.models.spec import HeadPairs, ModelSpec, Stored, WeightSource
+
+
+def sources_of(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, WeightSource]:
+    """How every engine tensor is made, by the names that the checkpoint has.
+
+    One that was saved without its head (GPT-2's, BLOOM's) leaves out the first part of each name.
+    """
+
+    def found(stored: Stored) -> Stored:
+        short = stored.name.partition(".")[2]
+        is_short = stored.name not in checkpoint.names and short in checkpoint.names
+        return replace(stored, name=short) if is_short else stored
+
+    return {
+        name: replace(source, tensors=tuple(found(stored) for stored in source.tensors))
+        for name, source in weight_sources(spec).items()
+    }
 
 
 def parts_of(source: WeightSource, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

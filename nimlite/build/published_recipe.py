@@ -4,10 +4,9 @@ import torch
 
 from nimlite.build.checkpoint import Checkpoint
 from nimlite.build.huggingface import HuggingFaceCheckpoint
-from nimlite.build.parts import row_order
+from nimlite.build.parts import row_order, sources_of
 from nimlite.build.recipe import Recipe
 from nimlite.build.staging import Staging
-from nimlite.models.registry import weight_sources
 from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Precision
 from nimlite.quant.rounded import RoundedMatrix, can_be_stacked, stacked
@@ -30,7 +29,7 @@ def published_recipe(
     then rounds what it stands for. Raises ModelError where a tensor can't be read."""
     if not isinstance(checkpoint, HuggingFaceCheckpoint):
         return None
-    kind, sources = _KINDS.get(precision), weight_sources(spec)
+    kind, sources = _KINDS.get(precision), sources_of(checkpoint, spec)
     first = checkpoint.rounded(sources["layers.0.output"].names[0], Staging())
     if first is None or first.kind != kind:
         return None

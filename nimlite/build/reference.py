@@ -16,9 +16,9 @@ from torch.nn.functional import gelu, layer_norm, linear, relu, silu
 
 from nimlite.build.checkpoint import Checkpoint
 from nimlite.build.convert import read_parts
+from nimlite.build.parts import sources_of
 from nimlite.build.staging import CPU, Staging
 from nimlite.layers.rotary import layer_tables
-from nimlite.models.registry import weight_sources
 from nimlite.models.spec import ModelSpec
 
 Observer = Callable[[str, torch.Tensor, torch.Tensor], None]
@@ -37,7 +37,7 @@ class Reference:
     ) -> None:
         self._checkpoint = checkpoint
         self._spec = spec
-        self._sources = weight_sources(spec)
+        self._sources = sources_of(checkpoint, spec)
         self._staging = Staging(device)
         self._observer = observer
 

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes import dropped
 from fakes.driving import Outcome, drive, request
 from fakes.family import tiny_model
+from fakes.llama import Llama
 from transformers import (
     BloomConfig,
     FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    Glm4Config,
+    GlmConfig,
     GPT2Config,
     GPTJConfig,
     GPTNeoXConfig,
@@ -109,6 +113,8 @@ CASES: dict[str, Callable[[], PreTrainedConfig]] = {
         max_seq_len=256,
         attn_config={"clip_qkv": 2.0, "softmax_scale": 0.3},
     ),
+    "glm": lambda: GlmConfig(**TINY, head_dim=32),
+    "glm 0414": lambda: Glm4Config(**TINY, head_dim=32),
     "bloom": lambda: BloomConfig(vocab_size=272, hidden_size=96, n_layer=2, n_head=6),
 }
 
@@ -119,7 +125,57 @@ def test_a_family_computes_what_transformers_does(
 ) -> None:
     # Gemma scales what it embeds
     embedding = 0.5 if name.startswith("gemma") else 4.0
-    model = tiny_model(CASES[name](), tmp_path, embedding)
+    check(tiny_model(CASES[name](), tmp_path, embedding), kernels)
+
+
+BAICHUAN = {
+    "architectures": ["BaichuanForCausalLM"],
+    "vocab_size": 272,
+    "hidden_size": 96,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "rms_norm_eps": 1e-6,
+    "eos_token_id": 256,
+}
+CHATGLM = {
+    "architectures": ["ChatGLMModel"],
+    "padded_vocab_size": 272,
+    "hidden_size": 64,
+    "ffn_hidden_size": 80,
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "multi_query_attention": True,
+    "multi_query_group_num": 1,
+    "kv_channels": 32,
+    "seq_length": 256,
+    "layernorm_epsilon": 1e-5,
+    "add_qkv_bias": True,
+    "rope_ratio": 3,
+    "eos_token_id": 256,
+}
+DROPPED = {
+    "baichuan 7b": (
+        BAICHUAN | {"max_position_embeddings": 256},
+        dropped.baichuan_shapes,
+        dropped.baichuan,
+    ),
+    "baichuan 13b": (
+        BAICHUAN | {"model_max_length": 256},
+        dropped.baichuan_shapes,
+        dropped.baichuan,
+    ),
+    "chatglm": (CHATGLM, dropped.chatglm_shapes, dropped.chatglm),
+}
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_a_family_that_transformers_lacks(name: str, kernels: CpuKernels, tmp_path: Path) -> None:
+    config, shapes, logits = DROPPED[name]
+    check(dropped.dropped_model(config, shapes(config), logits, tmp_path), kernels)
+
+
+def check(model: Llama, kernels: CpuKernels) -> None:
 
     def write(engine: Engine, *beside: bytes) -> Outcome:
         params = {"max_tokens": NUM_WRITTEN, "ignore_eos": True, "temperature": 1.0, "seed": 1}
