@@ -5,10 +5,12 @@ of regex derivatives, both built as far as a text needs them. It refuses what it
 so that whatever ends has the promised form.
 """
 
+import json
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.gbnf_to_lark import any_to_lark
@@ -16,6 +18,7 @@ from tokenizers import Tokenizer
 
 from nimlite.engine.request import Grammar, GrammarKind
 from nimlite.engine.schema_fault import find_fault
+from nimlite.engine.schema_rewrite import simplify
 from nimlite.errors import RequestError
 
 MAX_GRAMMAR_CHARS = 256 * 1024
@@ -94,45 +97,32 @@ class GrammarCompiler:
             )
         if not self._eos_token_ids:
             return "This model has no token that ends a text, so that no grammar can end one."
+        vocabulary = self._vocabulary()
         try:
-            matcher = self._matcher(grammar)
-        except ValueError as error:
-            return f"The grammar{where} can't be read: {error}."
+            source = _source(grammar)
+        except (ValueError, RecursionError) as error:
+            return f"The grammar{where} can't be read: {str(error).rstrip('.')}."
+
+        def matcher_of(source: str) -> LLMatcher:
+            return LLMatcher(vocabulary, source, log_level=0, limits=_LIMITS)
+
+        matcher = matcher_of(source)
         reason = fault(matcher)
         if not reason:
             return matcher
         if grammar.kind is not GrammarKind.JSON_SCHEMA:
             return f"The grammar{where} can't be followed: {reason}."
         path, reason = find_fault(
-            grammar.text,
-            lambda text: fault(self._matcher(Grammar(grammar.kind, text, grammar.whitespace))),
+            _schema(grammar.text),
+            lambda part: fault(matcher_of(_schema_source(part, grammar.whitespace))),
         )
         return f"The JSON schema{where} can't be followed: at '{path}': {reason}."
-
-    def _matcher(self, grammar: Grammar) -> LLMatcher:
-        match grammar.kind:
-            case GrammarKind.JSON_SCHEMA:
-                whitespace = WHITESPACE if grammar.whitespace is None else grammar.whitespace
-                text = LLMatcher.grammar_from_json_schema(
-                    grammar.text,
-                    overrides={
-                        "whitespace_pattern": whitespace,
-                        "lenient": False,
-                        "coerce_one_of": False,
-                    },
-                )
-            case GrammarKind.REGEX:
-                text = LLMatcher.grammar_from_regex(grammar.text)
-            case GrammarKind.LARK:
-                text = LLMatcher.grammar_from_lark(grammar.text)
-            case GrammarKind.EBNF:
-                text = LLMatcher.grammar_from_lark(_lark(grammar.text))
-        return LLMatcher(self._vocabulary(), text, log_level=0, limits=_LIMITS)
 
     def _vocabulary(self) -> LLTokenizer:
         with self._tables_lock:
             if self._tables is None:
-                assert self._tokenizer is not None, "this engine has no tokenizer"
+                if self._tokenizer is None:
+                    raise RequestError("This engine has no tokenizer, which grammars need.")
                 try:
                     self._tables = LLTokenizer(
                         self._tokenizer.to_str(), self.vocab_size, self._eos_token_ids
@@ -142,6 +132,40 @@ class GrammarCompiler:
                         f"This model's tokenizer can't be used with grammars: {error}."
                     ) from error
             return self._tables
+
+
+def _source(grammar: Grammar) -> str:
+    """In llguidance's own form. Raises ValueError or RecursionError for what can't be read."""
+    match grammar.kind:
+        case GrammarKind.JSON_SCHEMA:
+            return _schema_source(_schema(grammar.text), grammar.whitespace)
+        case GrammarKind.REGEX:
+            return LLMatcher.grammar_from_regex(grammar.text)
+        case GrammarKind.LARK:
+            return LLMatcher.grammar_from_lark(grammar.text)
+        case GrammarKind.EBNF:
+            return LLMatcher.grammar_from_lark(_lark(grammar.text))
+
+
+def _schema(text: str) -> dict[str, Any]:
+    """A schema as an object."""
+    schema = json.loads(text)
+    if isinstance(schema, bool):
+        return {} if schema else {"not": {}}
+    if not isinstance(schema, dict):
+        raise ValueError("a JSON schema is an object, or true, or false")
+    return simplify(schema)
+
+
+def _schema_source(schema: dict[str, Any], whitespace: str | None) -> str:
+    return LLMatcher.grammar_from_json_schema(
+        json.dumps(schema),
+        overrides={
+            "whitespace_pattern": WHITESPACE if whitespace is None else whitespace,
+            "lenient": False,
+            "coerce_one_of": False,
+        },
+    )
 
 
 def _lark(text: str) -> str:

@@ -116,10 +116,12 @@ class EngineLoop:
 
     def _compile(self, grammars: Iterable[Grammar], requests: Sequence[Request]) -> None:
         """In a thread of its own, for it may take longer than many steps."""
-        for grammar in grammars:
-            with contextlib.suppress(RequestError):  # `_add` will hear of it, too
-                self._engine.grammars.check(grammar)
-        self._inbox.put(lambda: self._add(requests))
+        try:
+            for grammar in grammars:
+                with contextlib.suppress(RequestError):  # `_add` will hear of it, too
+                    self._engine.grammars.check(grammar)
+        finally:
+            self._inbox.put(lambda: self._add(requests))
 
     def _add(self, requests: Sequence[Request]) -> None:
         for request in requests:

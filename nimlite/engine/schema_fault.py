@@ -1,6 +1,5 @@
 """Which part of a JSON schema is at fault: the deepest one that is refused for that reason."""
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,23 +22,22 @@ _LISTS = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
 _MAPS = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
 
 
-def find_fault(text: str, check: Callable[[str], str]) -> tuple[str, str]:
+def find_fault(root: dict[str, Any], check: Callable[[dict[str, Any]], str]) -> tuple[str, str]:
     """The part, as a JSON pointer (`#/properties/name`), and its reason.
 
-    `text`: a schema that `check` refuses; `check` says why, or nothing. A part is checked beside
+    `root`: a schema that `check` refuses; `check` says why, or nothing. A part is checked beside
     the root's definitions, which it may refer to.
     """
-    root = json.loads(text)
-    path, node, reason = "#", root, check(text)
+    path, node, reason = "#", root, check(root)
     num_checks = 0
     descended = True
-    while descended and isinstance(node, dict):
+    while descended:
         descended = False
         for step, child in subschemas(node):
             num_checks += 1
             if num_checks > _MAX_CHECKS or not isinstance(child, dict):
                 continue
-            found = check(json.dumps(_definitions(root) | child))
+            found = check(_definitions(root) | child)
             if found and _is_about_the_same(found, reason):
                 path, node, reason, descended = f"{path}/{step}", child, found, True
                 break
@@ -66,9 +64,7 @@ def subschemas(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield f"{name}/{_escape(key)}", child
 
 
-def _definitions(root: object) -> dict[str, Any]:
-    if not isinstance(root, dict):
-        return {}
+def _definitions(root: dict[str, Any]) -> dict[str, Any]:
     return {name: root[name] for name in ("$defs", "definitions") if name in root}
 
 

@@ -2,7 +2,9 @@
 
 import json
 
+import jsonschema
 import pytest
+from tokenizers import Tokenizer, models
 
 from nimlite.build.tokenizer_files import byte_tokenizer
 from nimlite.engine import grammar as grammar_module
@@ -29,6 +31,8 @@ def accepts(compiler: GrammarCompiler, grammar: Grammar, text: str) -> bool:
     return matcher.validate_tokens([*ids, EOS_ID]) == len(ids) + 1
 
 
+CAT = {"const": "cat"}
+CAT_VALUES = {"additionalProperties": CAT}
 LOOKS = {"type": "object", "properties": {"a": {"type": "array"}, "b": {}}, "required": ["a"]}
 
 
@@ -41,6 +45,7 @@ LOOKS = {"type": "object", "properties": {"a": {"type": "array"}, "b": {}}, "req
             ["{}", '{"b":1,"a":[]}', '{"a":  []}', ' {"a":[]}', '{"a":[]}\n', '{"a":[\n\n]}'],
         ),
         (schema({"enum": [1]}, whitespace=" *"), ["1"], ["1 ", "2"]),
+        (schema(True), ["null", '{"a":[1]}'], ["nul"]),
         (schema(LOOKS, whitespace=""), ['{"a":[1,2]}'], ['{"a": [1,2]}']),
         (Grammar(GrammarKind.REGEX, "[ab]+c?"), ["a", "abc"], ["", "abcc", "xabc"]),
         (Grammar(GrammarKind.LARK, 'start: "é" | "x"+'), ["é", "xx"], ["e", ""]),
@@ -55,6 +60,49 @@ def test_texts_of(
         assert accepts(compiler, grammar, text), text
     for text in refused:
         assert not accepts(compiler, grammar, text), text
+
+
+@pytest.mark.parametrize(
+    ("content", "accepted", "refused"),
+    [
+        ({"type": "string", "format": "password"}, ['"x"'], ["1"]),
+        ({"items": {"uniqueItems": False}, "unevaluatedItems": True}, ["[[1,1]]"], ["["]),
+        (
+            {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": CAT},
+            ['{"a":"cat"}', "{}"],
+            ['{"a":1}'],
+        ),
+        (
+            {"type": "object", "propertyNames": {"pattern": "^[ab]+$"}},
+            ['{"ab":{}}', "{}"],
+            ['{"c":1}'],
+        ),
+        (
+            {"type": "object", "propertyNames": {"enum": ["x", "a.b(", "é"]}, **CAT_VALUES},
+            ['{"x":"cat"}', '{"a.b(": "cat", "é": "cat"}'],
+            ['{"axb(":"cat"}', '{"x":1}', '{"xx":"cat"}'],
+        ),
+        # what is data or a name is no keyword
+        (
+            {"const": {"format": "path", "uniqueItems": False}},
+            ['{"format": "path","uniqueItems":false}'],
+            [],
+        ),
+        (
+            {"properties": {"format": {"const": "path"}}, "required": ["format"], "type": "object"},
+            ['{"format":"path"}'],
+            ['{"format":1}'],
+        ),
+    ],
+)
+def test_what_asks_for_nothing_is_left_out(
+    compiler: GrammarCompiler, content: object, accepted: list[str], refused: list[str]
+) -> None:
+    for text in accepted:
+        assert accepts(compiler, schema(content), text), text
+        jsonschema.validate(json.loads(text), content)
+    for text in refused:
+        assert not accepts(compiler, schema(content), text), text
 
 
 DEEP = {"type": "object", "properties": {"a/b": {"anyOf": [{"type": "null"}, {"not": {}}]}}}
@@ -79,10 +127,25 @@ EMPTY = {"type": "integer", "minimum": 5, "maximum": 3}
             "at '#/properties/n': Unsatisfiable schema: minimum (5) is greater than maximum (3).",
         ),
         (schema({"$ref": "https://example.org/s"}), "at '#': Resource 'https://example.org/s'"),
+        (schema({"type": "string", "format": "regex"}), "at '#': Unknown format: regex."),
+        (
+            schema({"propertyNames": {"minLength": 2}}),
+            "at '#': 'propertyNames' is not supported here.",
+        ),
+        (
+            schema({"properties": {"a": {}}, "propertyNames": {"pattern": "a"}}),
+            "at '#': 'propertyNames' is not supported here.",
+        ),
+        (Grammar(GrammarKind.JSON_SCHEMA, "[" * 9999), "recursion depth exceeded"),
+        (
+            Grammar(GrammarKind.JSON_SCHEMA, '{"items":' * 300 + "{}" + "}" * 300),
+            "recursion limit exceeded",
+        ),
+        (schema(False), "at '#': 'not' is not supported here."),
         (schema({"type": "strin"}), "at '#': Invalid type: strin."),
         (schema({"$ref": "#"}), "at '#': no text follows it to its end."),
-        (schema([1]), "The grammar can't be read: Expecting object schema"),
-        (Grammar(GrammarKind.JSON_SCHEMA, "{"), "can't be read: EOF while parsing an object"),
+        (schema([1]), "The grammar can't be read: a JSON schema is an object, or true, or false."),
+        (Grammar(GrammarKind.JSON_SCHEMA, "{"), "can't be read: Expecting property name"),
         (
             Grammar(GrammarKind.REGEX, "a(?=b)", param="guided_regex"),
             "The grammar in 'guided_regex' can't be followed: at 1(8): invalid regex",
@@ -145,6 +208,16 @@ def test_a_model_without_an_end_follows_no_grammar() -> None:
     compiler = GrammarCompiler(byte_tokenizer(), 272, [])
     with pytest.raises(RequestError, match="no token that ends a text"):
         compiler.check(Grammar(GrammarKind.REGEX, "a"))
+
+
+def test_a_tokenizer_without_bytes_is_told_of() -> None:
+    words = Tokenizer(models.WordLevel({"a": 0, "[END]": 1}, unk_token="[END]"))
+    for tokenizer, sentence in (
+        (words, "tokenizer can't be used with grammars: can't determine decoder type"),
+        (None, "This engine has no tokenizer, which grammars need."),
+    ):
+        with pytest.raises(RequestError, match=sentence):
+            GrammarCompiler(tokenizer, 2, [1]).check(Grammar(GrammarKind.REGEX, "a"))
 
 
 def test_more_logits_than_tokens_and_fewer() -> None:
