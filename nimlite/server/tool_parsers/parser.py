@@ -1,5 +1,7 @@
 """The calls and the content of one answer, told apart while it arrives."""
 
+import re
+
 from nimlite.server.tool_parsers.formats import ToolFormat
 from nimlite.server.tool_parsers.names import is_tool_name
 from nimlite.server.tool_parsers.scanner import (
@@ -26,11 +28,15 @@ class ToolParser:
         self._scanner = Scanner()
         self._is_between = False
         """Behind calls, where another may follow."""
+        self._is_in_content = False
+        self._mark_start = re.compile(f"[{re.escape(''.join(o[0] for o in tool_format.openers))}]")
         self._machine = self._run()
         next(self._machine)
 
     def feed(self, text: str) -> list[Event]:
         """What becomes certain with this text."""
+        if self._is_in_content and not self._scanner.raw:
+            text = self._skip_content(text)
         for character in text:
             self._machine.send(character)
         return self._scanner.pop_events()
@@ -43,6 +49,14 @@ class ToolParser:
         except StopIteration:
             return self._scanner.pop_events()
         raise AssertionError("the text has ended, and the parser goes on")
+
+    def _skip_content(self, text: str) -> str:
+        """The text from where a mark may begin; what is before is content. Character by character
+        the same would come of it, slower."""
+        mark = self._mark_start.search(text)
+        start = len(text) if mark is None else mark.start()
+        self._scanner.content(text[:start])
+        return text[start:]
 
     def _run(self) -> Reading[None]:
         scanner = self._scanner
@@ -75,10 +89,12 @@ class ToolParser:
         """Up to a mark, and then the calls behind it."""
         scanner, openers = self._scanner, self._format.openers
         self._is_between = False
+        self._is_in_content = True
         while scanner.raw not in openers:
             yield from scanner.take()
             while scanner.raw and not any(opener.startswith(scanner.raw) for opener in openers):
                 scanner.release(1)
+        self._is_in_content = False
         yield from self._format.read(scanner, is_tool_name)
         yield from self._read_between()
 

@@ -108,6 +108,10 @@ class Scanner:
     def release(self, num_characters: int) -> None:
         """The first characters of what was read are content."""
         text, self.raw = self.raw[:num_characters], self.raw[num_characters:]
+        self.content(text)
+
+    def content(self, text: str) -> None:
+        """The next characters of the content."""
         if not text:
             return
         if self._events and isinstance(self._events[-1], str):
