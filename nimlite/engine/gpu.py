@@ -22,7 +22,9 @@ from nimlite.kernels.base import Batch, Forward, KVLayout, Step
 from nimlite.kernels.torch_kernels import used_part
 from nimlite.kernels.triton.kernel_cache import KernelCache
 from nimlite.kernels.triton.kernels import TritonKernels
+from nimlite.kernels.triton.linear import ROW_BUCKETS
 from nimlite.kernels.triton.tuning import choose, compile_candidates
+from nimlite.kernels.triton.weight_only import BITS
 from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS, INT8_ROWS, W4A16, W8A16
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
@@ -296,7 +298,7 @@ def measure_kv_bytes(
     del kv, batch
     torch.cuda.empty_cache()
     sampling_bytes = 2 * 4 * profile.max_batch_size * spec.vocab_size
-    beside = step_bytes + sampling_bytes + _RESERVED_BYTES
+    beside = step_bytes + sampling_bytes + _RESERVED_BYTES + _widened_bytes(spec, profile)
     free, _ = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_reserved(device)
     allowed = round(_MEMORY_SHARE * (free + held))
@@ -309,6 +311,14 @@ def measure_kv_bytes(
         *(gibibytes(size) for size in (held, step_bytes, sampling_bytes, left)),
     )
     return left
+
+
+def _widened_bytes(spec: ModelSpec, profile: Profile) -> int:
+    """What recorded steps keep for the largest weight in 16 bits, where they may widen one."""
+    if profile.max_batch_size <= ROW_BUCKETS[-1]:
+        return 0
+    sizes = [n * c for scheme, n, c in products(spec, profile.precision) if scheme.name in BITS]
+    return 2 * max(sizes, default=0)
 
 
 def _require_one_request(spec: ModelSpec, profile: Profile, num_bytes: int) -> None:

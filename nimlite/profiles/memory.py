@@ -30,6 +30,8 @@ _VOCABULARY |= {Precision.INT4: Precision.INT8}
 """How the embedding and the head are held; else in 16 bits."""
 _WIDENED = (Precision.INT8_WO, Precision.INT4_AWQ, Precision.INT4_GPTQ)
 """Whose matrices a GPU may widen to 16 bits, one at a time, for a step of many tokens."""
+_WIDENED_FROM = 128
+"""Tokens; fewer are multiplied as the matrix is held."""
 _KV_BYTES = {Precision.FP32: 4.0, Precision.BF16: 2.0, Precision.FP16: 2.0, Precision.FP8: 1.0}
 _RUNTIME_BYTES = {Device.CPU: 384 * _MIB, Device.GPU: 1024 * _MIB}
 """Python and torch with their libraries; on a GPU the CUDA context and the kernels' code."""
@@ -172,8 +174,7 @@ def activation_bytes(shape: ModelShape, profile: Profile) -> int:
         per_token = 4 * shape.hidden_size + attention + 3 * shape.intermediate_size
         return 4 * (num_tokens * per_token + 2 * num_sequences * shape.vocab_size)
     step = 2 * num_tokens * _width(shape, profile.tp)
-    if profile.precision in _WIDENED:
-        step += 2 * 2 * shape.intermediate_size * shape.hidden_size // profile.tp
+    step += _widened_bytes(shape, profile)
     sampling = _SAMPLING_BYTES * num_sequences * shape.vocab_size
     return math.ceil((1 + _SLACK) * step) + sampling + _WORKSPACE_BYTES
 
@@ -185,7 +186,16 @@ def graph_bytes(shape: ModelShape, profile: Profile) -> int:
         return 0
     width = _width(shape, profile.tp) + 4 * shape.vocab_size
     graphs = 2 * profile.max_batch_size * width + _num_graphs(profile) * _GRAPH_BYTES
+    if profile.max_batch_size > _WIDENED_FROM:
+        graphs += _widened_bytes(shape, profile)
     return max(_LEAST_GRAPHS, math.ceil((1 + _SLACK) * graphs))
+
+
+def _widened_bytes(shape: ModelShape, profile: Profile) -> int:
+    """The largest matrix of a layer in 16 bits, where the precision has it widened."""
+    if profile.precision not in _WIDENED:
+        return 0
+    return 2 * 2 * shape.intermediate_size * shape.hidden_size // profile.tp
 
 
 def _width(shape: ModelShape, tp: int) -> int:

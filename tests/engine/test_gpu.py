@@ -6,6 +6,7 @@ import pytest
 import torch
 from fakes.llama import Llama
 
+from nimlite.engine import gpu
 from nimlite.engine.gpu import gpu_scheme, largest_step, random_weights
 from nimlite.kernels.base import KVLayout
 from nimlite.models.registry import weight_sources
@@ -44,6 +45,15 @@ def test_random_weights_have_the_shapes_of_the_spec(tiny: Llama, precision: Prec
     again = random_weights(spec, precision, CPU)["layers.1.qkv"]
     assert isinstance(again, PackedWeight)
     assert torch.equal(again.tensors["scale"], qkv.tensors["scale"])
+
+
+def test_recorded_steps_of_many_rows_keep_room_for_a_widened_weight(tiny: Llama) -> None:
+    spec = tiny.spec
+    few = dataclasses.replace(tiny.profile(Precision.INT4_AWQ), max_batch_size=128)
+    many = dataclasses.replace(few, max_batch_size=256)
+    largest = 2 * 2 * spec.intermediate_size * spec.hidden_size
+    assert [gpu._widened_bytes(spec, profile) for profile in (few, many)] == [0, largest]
+    assert gpu._widened_bytes(spec, dataclasses.replace(many, precision=Precision.FP8)) == 0
 
 
 def test_the_largest_step_uses_every_row_and_a_block_a_sequence(tiny: Llama) -> None:
