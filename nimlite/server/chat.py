@@ -1,5 +1,6 @@
 """POST /v1/chat/completions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from nimlite.engine.request import FinishReason, Grammar
@@ -11,7 +12,7 @@ from nimlite.server.conversation import Conversation, RenderedPrompt
 from nimlite.server.dialect import Dialect
 from nimlite.server.forced_calls import calls_grammar
 from nimlite.server.generation import Job
-from nimlite.server.logprobs import chat_logprobs
+from nimlite.server.logprobs import chat_logprobs, prompt_logprobs
 from nimlite.server.output_parser import OutputParser
 from nimlite.server.prompts import build_job, check_context
 from nimlite.server.protocol import ChatCompletionRequest
@@ -60,6 +61,7 @@ async def chat_job(body: ChatCompletionRequest, answer_id: str, model: ServedMod
         max_tokens=limit or model.max_model_len - num_tokens,
         vocab_size=model.vocab_size,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
     )
 
     return build_job(
@@ -146,6 +148,11 @@ class ChatFormat:
         self._token_bytes = token_bytes
         self._shows_logprobs = shows_logprobs
         self._shows_thoughts = shows_thoughts
+
+    def fields(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """All choices have one prompt."""
+        found = pieces[0].prompt_logprobs
+        return {"prompt_logprobs": prompt_logprobs(found, self._token_bytes)} if found else {}
 
     def opening(self, num_choices: int) -> list[dict[str, Any]]:
         delta = {"role": "assistant", "content": "", "refusal": None}

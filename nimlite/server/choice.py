@@ -51,6 +51,8 @@ class Piece(NamedTuple):
     """Of the choice, up to here."""
     stop_string: str | None = None
     """The one that ended it."""
+    prompt_logprobs: tuple[Logprob | None, ...] = ()
+    """Of all tokens of the prompt (None for the first), with the first piece."""
 
     @property
     def is_empty(self) -> bool:
@@ -73,6 +75,7 @@ class Piece(NamedTuple):
             calls=join_calls(call for piece in joined for call in piece.calls),
             num_calls=joined[-1].num_calls,
             stop_string=joined[-1].stop_string,
+            prompt_logprobs=joined[0].prompt_logprobs,
         )
 
     @classmethod
@@ -130,7 +133,10 @@ class Choice:
             self.num_cached_tokens = delta.num_cached_tokens
         if self._echo:
             return Piece.join([self._echo_prompt(delta.prompt_logprobs), self._output(delta)])
-        return self._output(delta)
+        piece = self._output(delta)
+        if delta.prompt_logprobs:
+            piece = piece._replace(prompt_logprobs=delta.prompt_logprobs)
+        return piece
 
     def _output(self, delta: Delta) -> Piece:
         self.finish_reason = delta.finish_reason
@@ -196,4 +202,9 @@ class Choice:
         for token_id, logprob in zip(located, logprobs, strict=True):
             positions.append(Position(token_id, detokenizer.num_decoded, logprob))
             detokenizer.feed(token_id)
-        return Piece(choice=self.index, text=self.prompt.text, positions=tuple(positions))
+        return Piece(
+            choice=self.index,
+            text=self.prompt.text,
+            positions=tuple(positions),
+            prompt_logprobs=logprobs,
+        )

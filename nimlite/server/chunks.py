@@ -20,6 +20,9 @@ class AnswerFormat(Protocol):
     object: str
     chunk_object: str
 
+    def fields(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """What a whole answer has beside its choices."""
+
     def opening(self, num_choices: int) -> list[dict[str, Any]]:
         """Choices of the chunks that begin a stream."""
 
@@ -49,7 +52,8 @@ class ChunkEncoder:
 
     def whole(self, pieces: Sequence[Piece], usage: Usage) -> dict[str, Any]:
         choices = [self._format.choice(piece) for piece in pieces]
-        return self._head | {"choices": choices, "usage": usage.as_openai()}
+        answer = self._head | {"choices": choices, "usage": usage.as_openai()}
+        return answer | self._format.fields(pieces)
 
     def opening(self, num_choices: int) -> bytes:
         tail = b',"usage":null' if self._shows_usage or self._shows_progress else b""

@@ -1,5 +1,6 @@
 """POST /v1/completions."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from nimlite.errors import RequestError
@@ -7,7 +8,7 @@ from nimlite.server.answer import Answer, new_id
 from nimlite.server.choice import Piece, Prompt
 from nimlite.server.chunks import ChunkEncoder
 from nimlite.server.generation import Job
-from nimlite.server.logprobs import completion_logprobs
+from nimlite.server.logprobs import completion_logprobs, prompt_logprobs
 from nimlite.server.prompts import build_job, check_context
 from nimlite.server.protocol import MAX_PROMPTS, CompletionRequest
 from nimlite.server.sampling import check_token_ids, sampling_params
@@ -24,12 +25,13 @@ def answer_completion(state: ServerState, body: CompletionRequest) -> Answer:
 
     async def prepare(model: ServedModel) -> Job:
         prompts = await encode_prompts(body, model)
+        of_echo = body.echo and body.logprobs is not None
         params = sampling_params(
             body,
             max_tokens=_max_tokens(body),
             vocab_size=model.vocab_size,
             logprobs=body.logprobs,
-            prompt_logprobs=body.logprobs if body.echo else None,
+            prompt_logprobs=body.logprobs if of_echo else body.prompt_logprobs,
         )
         return build_job(body, answer_id, prompts, params, echo=bool(body.echo))
 
@@ -41,7 +43,11 @@ def answer_completion(state: ServerState, body: CompletionRequest) -> Answer:
         encoder=lambda model: ChunkEncoder(
             body,
             answer_id,
-            CompletionFormat(model.tokenizer.token_bytes, shows_logprobs=body.logprobs is not None),
+            CompletionFormat(
+                model.tokenizer.token_bytes,
+                shows_logprobs=body.logprobs is not None,
+                shows_prompt=body.prompt_logprobs is not None,
+            ),
         ),
     )
 
@@ -52,9 +58,15 @@ class CompletionFormat:
     object = "text_completion"
     chunk_object = "text_completion"
 
-    def __init__(self, token_bytes: TokenBytes, *, shows_logprobs: bool) -> None:
+    def __init__(
+        self, token_bytes: TokenBytes, *, shows_logprobs: bool, shows_prompt: bool = False
+    ) -> None:
         self._token_bytes = token_bytes
         self._shows_logprobs = shows_logprobs
+        self._shows_prompt = shows_prompt
+
+    def fields(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        return {}
 
     def opening(self, num_choices: int) -> list[dict[str, Any]]:
         return []
@@ -65,12 +77,15 @@ class CompletionFormat:
             if self._shows_logprobs
             else None
         )
-        return {
+        choice = {
             "index": piece.choice,
             "text": piece.text,
             "logprobs": logprobs,
             "finish_reason": piece.finish_reason,
         }
+        if self._shows_prompt:
+            choice["prompt_logprobs"] = prompt_logprobs(piece.prompt_logprobs, self._token_bytes)
+        return choice
 
     delta = choice
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from nimlite.engine.request import Logprob
 from nimlite.server.choice import Position
 from nimlite.server.token_bytes import TokenBytes
 
@@ -42,6 +43,29 @@ def completion_logprobs(positions: Sequence[Position], token_bytes: TokenBytes) 
         "top_logprobs": [_top(position, token_bytes) for position in positions],
         "text_offset": [position.offset for position in positions],
     }
+
+
+def prompt_logprobs(
+    logprobs: Sequence[Logprob | None], token_bytes: TokenBytes
+) -> list[dict[str, Any] | None]:
+    """vLLM's shape: by token id, the likeliest tokens at each position, and the prompt's own."""
+
+    def entry(token_id: int, logprob: float, rank: int) -> dict[str, Any]:
+        text = token_bytes.text(token_id)
+        return {"logprob": max(logprob, _LEAST), "rank": rank, "decoded_token": text}
+
+    return [
+        None
+        if own is None
+        else {
+            str(token_id): entry(token_id, logprob, rank)
+            for token_id, logprob, rank in (
+                (own.token_id, own.logprob, own.rank),
+                *((*candidate, rank) for rank, candidate in enumerate(own.top, start=1)),
+            )
+        }
+        for own in logprobs
+    ]
 
 
 def _top(position: Position, token_bytes: TokenBytes) -> dict[str, float] | None:

@@ -67,6 +67,8 @@ class GenerationBody(StructuredBody):
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     """True, the default: special tokens are left out of the text."""
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    """Log-probabilities of the prompt's tokens, and of so many of the likeliest at each."""
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     """Lower runs first."""
     cache_salt: Annotated[str, Field(max_length=256)] | None = None
@@ -77,6 +79,9 @@ class GenerationBody(StructuredBody):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    moderation: Unsupported = None
     store: Annotated[Any, refuse_unless(False), NULL_SCHEMA] = None
 
     @model_validator(mode="after")
@@ -84,6 +89,10 @@ class GenerationBody(StructuredBody):
         if self.stream_options is not None and not self.stream:
             raise RequestError(
                 "'stream_options' is allowed only with 'stream': true.", param="stream_options"
+            )
+        if self.prompt_logprobs is not None and self.stream:
+            raise RequestError(
+                "'prompt_logprobs' can't be streamed: leave 'stream' out.", param="prompt_logprobs"
             )
         return self
 
@@ -176,6 +185,12 @@ class CompletionRequest(GenerationBody):
                 "'best_of' other than 'n' is not supported by this server; leave it out.",
                 param="best_of",
                 code="unsupported_parameter",
+            )
+        if self.echo and self.logprobs is not None and self.prompt_logprobs is not None:
+            raise RequestError(
+                "With 'echo' and 'logprobs' the prompt's log-probabilities come already: leave "
+                "'prompt_logprobs' out.",
+                param="prompt_logprobs",
             )
         if self.max_tokens == 0 and not self.echo:
             raise RequestError(

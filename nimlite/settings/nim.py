@@ -46,6 +46,7 @@ class NoEffect:
 
 Meaning = Spelling | Elsewhere | NotYet | NoEffect
 
+_ON = ("1", "true", "yes", "on")
 _OFF = ("0", "false", "no", "off", "disabled", "none")
 _TABLE: dict[str, Meaning] = {
     # Model and profile
@@ -132,13 +133,14 @@ _TABLE: dict[str, Meaning] = {
         "answers can't be constrained", ("none", "auto")
     ),
     "NIM_ENABLE_AUTO_TOOL_CHOICE": NoEffect(
-        "a request that brings tools gets the calls read out of its answer",
-        ("1", "true", "yes", "on"),
+        "a request that brings tools gets the calls read out of its answer", _ON
     ),
     "NIM_TOOL_PARSER_PLUGIN": NoEffect(
         "no foreign code is run: name one of the parsers by NIM_TOOL_CALL_PARSER", _OFF
     ),
-    "NIM_ENABLE_PROMPT_LOGPROBS": NotYet("log-probabilities are given of answers only"),
+    "NIM_ENABLE_PROMPT_LOGPROBS": NoEffect(
+        "a request that asks for its prompt's log-probabilities gets them", _ON
+    ),
     "NIM_REWARD_MODEL NIM_REWARD_MODEL_STRING NIM_REWARD_LOGITS_RANGE": NotYet(
         "reward models are not served"
     ),
@@ -160,9 +162,7 @@ _TABLE: dict[str, Meaning] = {
         "a model is served by one machine; several run a copy each", ("0", "1", "false")
     ),
     # Logs and telemetry
-    "NIM_DISABLE_LOG_REQUESTS": NoEffect(
-        "prompts and answers are never logged", ("1", "true", "yes", "on")
-    ),
+    "NIM_DISABLE_LOG_REQUESTS": NoEffect("prompts and answers are never logged", _ON),
     "NIM_PER_REQ_METRICS_ENABLE": NotYet("the figures of requests are in /v1/metrics"),
     "NIM_ENABLE_OTEL NIM_OTEL_* OTEL_SERVICE_NAME OTEL_EXPORTER_OTLP_ENDPOINT "
     "OTEL_TRACES_EXPORTER OTEL_METRICS_EXPORTER": NotYet(

@@ -180,6 +180,20 @@ def test_special_tokens_are_shown_when_asked(
     assert "<|" not in (hidden.choices[0].message.content or "")
 
 
+def test_log_probabilities_of_the_prompt(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+    asked = {"prompt_logprobs": 1}
+    chat = client.chat.completions.create(model="tiny", messages=ASK, n=2, extra_body=asked)
+    token_ids = engine.requests[0].prompt_token_ids
+    first, second, *others = chat.prompt_logprobs
+    assert first is None and len(others) == len(token_ids) - 2
+    assert second[str(token_ids[1])]["logprob"] == -0.5
+    assert second[str(token_ids[1])]["rank"] == 1
+    completion = client.completions.create(model="tiny", prompt=["ab", "c"], extra_body=asked)
+    assert [len(c.prompt_logprobs) for c in completion.choices] == [
+        len(request.prompt_token_ids) for request in engine.requests[2:]
+    ]
+
+
 def test_an_answer_may_go_on_with_the_last_message(
     client: openai.OpenAI, engine: ScriptedEngine, tokenizer: Tokenizer
 ) -> None:
