@@ -39,6 +39,16 @@ def test_what_fits_on_a_machine_that_is_not_here(tmp_path: Path) -> None:
     assert held["nimlite-bf16-tp1-pp1-gpu-throughput"]["sequences"]["131072"] == 6
 
 
+def test_models(tmp_path: Path) -> None:
+    rows = json.loads(nimlite("models", "--json", cache=tmp_path).stdout)
+    found = {row["family"]: row for row in rows}
+    assert found["gemma2"]["architectures"] == ["Gemma2ForCausalLM"]
+    assert found["gemma2"]["about"].startswith("Gemma 2: ")
+    assert "int4" in found["gemma2"]["precisions"]["cpu"] and found["gemma2"]["max_tp"] == 1
+    people = nimlite("models", cache=tmp_path).stdout
+    assert "Qwen3ForCausalLM" in people and "int8_wo" in people
+
+
 def test_list_model_profiles(tmp_path: Path) -> None:
     listed = nimlite("list-model-profiles", "--json", cache=tmp_path)
     profiles = json.loads(listed.stdout)["profiles"]

@@ -4,6 +4,7 @@ session.py   what every command works with          options.py   the settings as
 machine.py   probe                                  profiles.py  list-model-profiles
 cache.py     download-to-cache, create-model-store  engines.py   convert, build, check, run, serve
 inventory.py cache ls, rm, verify                   plan.py      what a dry run prints
+models.py    models
 configuration.py  config
 """
 
@@ -20,6 +21,7 @@ from nimlite.cli.configuration import config
 from nimlite.cli.engines import build, check, convert, run, serve
 from nimlite.cli.inventory import app as cache_app
 from nimlite.cli.machine import probe
+from nimlite.cli.models import models
 from nimlite.cli.profiles import list_model_profiles
 from nimlite.errors import NimliteError
 from nimlite.settings.flags import normal
@@ -33,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _MODELS = (list_model_profiles, create_model_store)
-_COMMANDS = (probe, *_MODELS, convert, build, check, run, serve, config)
+_COMMANDS = (probe, models, *_MODELS, convert, build, check, run, serve, config)
 for command in _COMMANDS:
     app.command()(command)
 app.command(cls=DownloadCommand)(download_to_cache)

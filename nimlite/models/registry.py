@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from nimlite.errors import ModelError
-from nimlite.models import families
+from nimlite.models import families as folder
 from nimlite.models.config import Config
 from nimlite.models.spec import ModelSpec, WeightSource
 
@@ -25,26 +25,41 @@ class Family(Protocol):
         """How every engine tensor is made of the checkpoint's."""
 
 
-def _found() -> dict[str, Family]:
-    modules = (
-        cast(Family, import_module(f"{families.__name__}.{module.name}"))
-        for module in pkgutil.iter_modules(families.__path__)
-    )
-    return {name: module for module in modules for name in module.ARCHITECTURES}
+def families() -> dict[str, Family]:
+    """Every module of the folder, by its name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(folder.__path__))
+    return {name: cast(Family, import_module(f"{folder.__name__}.{name}")) for name in names}
 
 
-FAMILIES: Mapping[str, Family] = _found()
+FAMILIES: Mapping[str, Family] = {
+    name: family for family in families().values() for name in family.ARCHITECTURES
+}
+"""By architecture."""
 
 
 def family_of(architecture: str) -> Family:
     """The module for an architecture's class name. Raises ModelError for one that is not
     supported."""
-    if architecture in FAMILIES:
-        return FAMILIES[architecture]
-    near = difflib.get_close_matches(architecture, FAMILIES, n=1, cutoff=0.0)
-    raise ModelError(
-        f"The architecture {architecture!r} is not supported; supported are {', '.join(FAMILIES)}"
-        f" (nearest: {near[0]})."
+    if architecture not in FAMILIES:
+        raise _unknown(architecture, {})
+    return FAMILIES[architecture]
+
+
+def _unknown(architecture: str, config: Config) -> ModelError:
+    """Names the nearest architecture, and what `config` would lack as one."""
+    (near,) = difflib.get_close_matches(architecture, FAMILIES, n=1, cutoff=0.0)
+    try:
+        FAMILIES[near].spec(config | {"architectures": [near]})
+    except KeyError as error:
+        fits = f"which this config.json is not: it lacks {error}."
+    except ModelError as error:
+        fits = f"which this config.json is not: {error}"
+    else:
+        fits = "as which this config.json can be read: if it is one, let `architectures` say so."
+    return ModelError(
+        f"The architecture {architecture!r} is not supported. The nearest that is, is {near},"
+        f" {fits} `nimlite models` lists all; a new one is a file with its spec (norms, positions,"
+        " attention, MLP, biases) and the names of its weights: docs/adding-a-model.md."
     )
 
 
@@ -56,11 +71,14 @@ def read_spec(config: Mapping[str, Any]) -> ModelSpec:
         raise ModelError(
             "config.json has no `architectures`: it is not the config of a language model."
         )
+    architecture = architectures[0]
+    if architecture not in FAMILIES:
+        raise _unknown(architecture, dict(config))
     try:
-        return family_of(architectures[0]).spec(dict(config))
+        return FAMILIES[architecture].spec(dict(config))
     except KeyError as error:
         raise ModelError(
-            f"config.json of a {architectures[0]} lacks {error}: the file is incomplete."
+            f"config.json of a {architecture} lacks {error}: the file is incomplete."
         ) from error
 
 

@@ -62,7 +62,17 @@ def test_how_far_stretched_positions_go(scaling: dict[str, Any], expected: int) 
     [
         (
             {"architectures": ["LamaForCausalLM"]},
-            r"'LamaForCausalLM' is not supported.*nearest: LlamaFor",
+            r"'LamaForCausalLM' is not supported. The nearest that is, is LlamaForCausalLM, as "
+            r"which this config.json can be read: if it is one, let `architectures` say so. "
+            r".*docs/adding-a-model.md",
+        ),
+        (
+            {"architectures": ["GPT3LMHeadModel"]},
+            r"is, is GPT2LMHeadModel, which this config.json is not: it lacks 'n_embd'",
+        ),
+        (
+            {"architectures": ["LamaForCausalLM"], "hidden_act": "mish"},
+            r"which this config.json is not: The activation 'mish'",
         ),
         ({"architectures": None}, "no `architectures`"),
         ({"hidden_act": "mish"}, "activation 'mish' .* supported are silu, swish, gelu"),
