@@ -35,6 +35,7 @@ def explain(built: EngineDirectory, memory: MemoryPlan) -> tuple[Pass, ...]:
         _vocabulary(spec, weights),
         _last_block(spec),
         *_packing(spec, weights),
+        *_plans(built),
         _memory(spec, profile, memory),
     )
 
@@ -130,6 +131,21 @@ def _packing(spec: ModelSpec, weights: Weights) -> Iterator[Pass]:
             if size < in_16_bits
             else f"nothing: {_size(size)}, and {_size(in_16_bits)} in 16 bits",
         )
+
+
+def _plans(built: EngineDirectory) -> Iterator[Pass]:
+    """Of TensorRT, where the engine has some."""
+    files = [size for name, size in built.config.files.items() if name.endswith(".plan")]
+    if not files:
+        return
+    num_segments = built.config.spec.num_layers + 1
+    size = sum(file.size for file in files)
+    yield Pass(
+        name="TensorRT plans",
+        changed=f"what lies between two attentions is one of {num_segments} segments, of"
+        f" {len(files)} plans: {_size(size)} in all, for weights are their inputs",
+        saved=f"{num_segments - len(files)} plans that layers of one shape would have of their own",
+    )
 
 
 def _memory(spec: ModelSpec, profile: Profile, memory: MemoryPlan) -> Pass:

@@ -1,5 +1,6 @@
 """What a build says that it did, against what the engine holds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,13 @@ from nimlite.observe.progress import SILENT
 from nimlite.profiles.manifest import Precision
 from nimlite.profiles.memory import plan_memory
 from nimlite.profiles.shape import ModelShape
+from nimlite.store.digest import FileDigest
 
 
-def passes(directory: Path, precision: Precision, **changes: object) -> dict[str, Pass]:
+def passes(
+    directory: Path, precision: Precision, *, plans: int = 0, **changes: object
+) -> dict[str, Pass]:
+    """`plans`: how many of TensorRT lie in the engine, of 1 MiB each."""
     llama = random_llama(directory, **changes)
     profile = llama.profile(precision)
     job = BuildJob(
@@ -25,6 +30,8 @@ def passes(directory: Path, precision: Precision, **changes: object) -> dict[str
         source=str(llama.home),
     )
     built = build_engine(job, directory / "engine", SILENT, llama.target(precision))
+    files = {f"{i}.plan": FileDigest(1 << 20, "") for i in range(plans)}
+    built = replace(built, config=replace(built.config, files={**built.config.files, **files}))
     memory = plan_memory(ModelShape.of(llama.spec), profile, 4 << 30)
     return {each.name: each for each in explain(built, memory)}
 
@@ -45,6 +52,13 @@ def test_each_pass_says_what_it_changed_and_saved(tmp_path: Path) -> None:
         found["dead rows"].saved == f"{34816 / (2 * (34816 + 64 * 128)):.1%} of a prompt's products"
     )
     assert "serves all 2 layers" in found["memory plan"].changed
+    assert "TensorRT plans" not in found
+
+
+def test_plans_are_told_of(tmp_path: Path) -> None:
+    found = passes(tmp_path, Precision.FP32, plans=3, num_hidden_layers=5)["TensorRT plans"]
+    assert "is one of 6 segments, of 3 plans: 3.0 MiB in all" in found.changed
+    assert found.saved == "3 plans that layers of one shape would have of their own"
 
 
 @pytest.mark.parametrize("tied", [True, False])
