@@ -137,6 +137,7 @@ class DenseLayers:
                 plans = read_plans(directory, self._possible(decoder.spec))
                 dense, runtime = self._load(directory, plans, decoder.spec, weights, compiled)
                 error = self._smoke_run(dense, decoder, kernels)
+                runtime.require_recordable()
         except (UnavailableError, PlanRefusedError) as refusal:
             if wanted is DenseBackend.TENSORRT:
                 raise _asked_for(refusal) from refusal

@@ -25,9 +25,9 @@ TORCH_TYPES: Mapping[DType, torch.dtype] = {
     "int4": torch.uint8,
 }
 """int4 lies two in a byte, the first in its lower half."""
-_COMPILED_EACH = 64
-"""Up to so many tokens TensorRT for RTX compiles kernels for each number of them, as they come;
-beyond it, one kernel serves all."""
+_DECODED = 64
+"""Up to so many tokens, steps are recorded as CUDA graphs, and TensorRT for RTX compiles kernels
+for each number of tokens when it first comes; beyond it, one kernel serves all."""
 
 
 class PlanRefusedError(Exception):
@@ -44,7 +44,7 @@ class Executor:
         self._engine = runtime.deserialize(plan)
         self._scratch_B: torch.Tensor | None = None
         self._contexts = [
-            runtime.context(self._engine, index, largest <= _COMPILED_EACH)
+            runtime.context(self._engine, index, largest <= _DECODED)
             for index, (_, _, largest) in enumerate(segment.token_ranges)
         ]
 
@@ -111,6 +111,7 @@ class PlanRuntime:
         self._known = compiled
         self._cache: Any = None
         self._configs: list[Any] = []  # contexts point at them
+        self._recorded: list[Any] = []
 
     @property
     def compiled(self) -> bytes:
@@ -121,10 +122,10 @@ class PlanRuntime:
         """Its ICudaEngine. Raises PlanRefusedError."""
         return self.require(self._runtime.deserialize_cuda_engine(plan))
 
-    def context(self, engine: Any, profile: int, compiles_each: bool) -> Any:
+    def context(self, engine: Any, profile: int, decodes: bool) -> Any:
         """A context for one profile, without memory to work in. Raises PlanRefusedError.
 
-        `compiles_each`: kernels are compiled for each number of tokens when it first comes.
+        `decodes`: its steps are recorded.
         """
         config = self.require(engine.create_runtime_config())
         config.set_execution_context_allocation_strategy(
@@ -133,14 +134,24 @@ class PlanRuntime:
         if self._trt.__name__ == RTX:
             kinds = self._trt.DynamicShapesKernelSpecializationStrategy
             config.dynamic_shapes_kernel_specialization_strategy = (
-                kinds.EAGER if compiles_each else kinds.NONE
+                kinds.EAGER if decodes else kinds.NONE
             )
             self.require(config.set_runtime_cache(self._runtime_cache(config)))
         self._configs.append(config)
         context = self.require(engine.create_execution_context(config))
         context.error_recorder = self._recorder
         self.require(context.set_optimization_profile_async(profile, self.stream()))
+        if decodes:
+            self._recorded.append(context)
         return context
+
+    def require_recordable(self) -> None:
+        """After a step of each profile. Raises PlanRefusedError where TensorRT for RTX says that a
+        CUDA graph can't hold what it runs."""
+        if self._trt.__name__ != RTX:
+            return
+        if not all(context.is_stream_capturable(self.stream()) for context in self._recorded):
+            raise PlanRefusedError("a CUDA graph can't hold what it runs")
 
     def require(self, result: Any) -> Any:
         """The result of a call, where None and False say that TensorRT refused. Raises

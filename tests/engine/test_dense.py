@@ -161,6 +161,10 @@ def overflow(module: FakeTensorRT, directory: Path) -> None:
     module.error = float("inf")
 
 
+def record_nothing(module: FakeTensorRT, directory: Path) -> None:
+    module.is_recordable = False
+
+
 def update(module: FakeTensorRT, directory: Path) -> None:
     module.__version__ = "1.8"
 
@@ -171,6 +175,7 @@ def update(module: FakeTensorRT, directory: Path) -> None:
         (refuse, REFUSAL),
         (err, "its smoke run failed: the logits differ from torch's by 0."),
         (overflow, "its smoke run failed: The engine's logits for a prompt of 1 tokens are not"),
+        (record_nothing, "a CUDA graph can't hold what it runs"),
         (update, f"the engine's plans are of tensorrt_rtx {trt.__version__} for"),
     ],
 )

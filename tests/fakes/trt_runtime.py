@@ -40,6 +40,7 @@ class FakeTensorRT(ModuleType):
         self.error = error
         self.segments: dict[bytes, Segment] = {}
         self.refuses = False
+        self.is_recordable = True
         self.contexts: list[FakeContext] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -142,6 +143,10 @@ class FakeContext:
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         self.profile = profile_index
         return stream_handle == STREAM
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert self.token_counts, "it knows when it has run"
+        return self._module.is_recordable and stream == STREAM
 
     def set_device_memory(self, memory: int, size: int) -> None:
         self._memory = size if memory else 0
