@@ -21,6 +21,7 @@ from nimlite.build.engine_dir import (
 from nimlite.build.once import made_once
 from nimlite.build.proof import prompts_for, prove
 from nimlite.build.quality import Proof
+from nimlite.build.recipe import Recipe
 from nimlite.build.reference import Reference
 from nimlite.build.target import BuildTarget
 from nimlite.build.weights_file import load_weights, weights_name, write_weights
@@ -121,10 +122,12 @@ def _build(
     converted = _copy(job.converted, work) if job.converted else describe(job, spec, work)
     held = None
     if target.keeps_weights:
-        held, proof = _build_on_device(job, spec, work, progress, target)
+        held, recipe, proof = _build_on_device(job, spec, work, progress, target)
     else:
-        _write_weights(job, spec, work, progress, target)
+        recipe = _write_weights(job, spec, work, progress, target)
         proof = _prove(job, spec, work, progress, target)
+    if recipe:
+        converted = replace(converted, folded_norms=recipe.folded_norms)
     config = EngineConfig(
         **{each.name: getattr(converted, each.name) for each in fields(ConvertedConfig)}
         | {"profile": job.profile},
@@ -148,26 +151,28 @@ def _copy(converted: ConvertedDirectory, work: Path) -> ConvertedConfig:
 
 def _write_weights(
     job: BuildJob, spec: ModelSpec, work: Path, progress: Progress, target: BuildTarget
-) -> None:
-    """The weights' files, one engine tensor after the other."""
+) -> Recipe | None:
+    """The weights' files, one engine tensor after the other; gives how they were made, unless they
+    were there."""
     if job.converted is None:
         recipe = make_recipe(job, spec, work, progress, target)
         convert(job.checkpoint, spec, target, job.profile.tp, work, progress, recipe)
-        return
+        return recipe
     with progress.task("Copy the weights", None, ""):
         for name in job.converted.config.weights:
             shutil.copyfile(job.converted.path / name, work / name)
+    return None
 
 
 def _build_on_device(
     job: BuildJob, spec: ModelSpec, work: Path, progress: Progress, target: BuildTarget
-) -> tuple[Weights, Proof]:
+) -> tuple[Weights, Recipe | None, Proof]:
     """The weights are proved where they will serve, while threads compile, and write the weights to
     their file."""
     prompts = prompts_for(spec, job.profile, work)
     with ThreadPoolExecutor(2) as threads:
         prepared = threads.submit(target.prepare, spec, work, progress)
-        weights = _weights_on_device(job, spec, work, progress, target)
+        weights, recipe = _weights_on_device(job, spec, work, progress, target)
         written = threads.submit(write_weights, work / weights_name(0), weights, target.device)
         with progress.task("Compute the reference", None, ""):
             expected = tuple(Reference(job.checkpoint, spec, target.device)(prompts))
@@ -176,17 +181,18 @@ def _build_on_device(
         proof = prove(engine, lambda _: iter(expected), prompts, job.profile, progress)
         with progress.task("Write the weights", None, ""):
             written.result()
-    return weights, proof
+    return weights, recipe, proof
 
 
 def _weights_on_device(
     job: BuildJob, spec: ModelSpec, work: Path, progress: Progress, target: BuildTarget
-) -> Weights:
+) -> tuple[Weights, Recipe | None]:
     if job.converted:
         with progress.task("Read the weights", None, ""):
-            return job.converted.weights_on(target.device)
+            return job.converted.weights_on(target.device), None
     recipe = make_recipe(job, spec, work, progress, target)
-    return convert_on_device(job.checkpoint, spec, target, WHOLE, progress, recipe)
+    weights = convert_on_device(job.checkpoint, spec, target, WHOLE, progress, recipe)
+    return weights, recipe
 
 
 def _prove(

@@ -24,7 +24,7 @@ from nimlite.build.target import Packing
 from nimlite.build.weights_file import weights_name, write_weights
 from nimlite.errors import BuildError, ChecksumError, ModelError, SettingError
 from nimlite.layers.shard import WHOLE
-from nimlite.models.registry import read_spec
+from nimlite.models.registry import read_spec, weight_sources
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Profile
@@ -81,6 +81,7 @@ def convert_checkpoint(
                 write_weights(work / weights_name(0), weights, packing.device)
         else:
             convert(job.checkpoint, spec, packing, job.profile.tp, work, shown, recipe)
+        config = replace(config, folded_norms=recipe.folded_norms)
         with shown.task("Seal the checkpoint", None, ""):
             return ConvertedDirectory(work, seal_converted(work, config))
 
@@ -92,6 +93,7 @@ def describe(job: ConversionJob, spec: ModelSpec, work: Path) -> ConvertedConfig
     """Write all but the weights into `work`, and give what is to be sealed."""
     job.checkpoint.save_tokenizer(work)
     _write_notice(job, work)
+    used = {name for source in weight_sources(spec).values() for name in source.names}
     return ConvertedConfig(
         model_name=job.model_name,
         served_name=job.served_name,
@@ -102,6 +104,7 @@ def describe(job: ConversionJob, spec: ModelSpec, work: Path) -> ConvertedConfig
         provenance=job.checkpoint.provenance,
         checkpoint_digest=job.checkpoint.digest,
         calibration=job.calibrated_on,
+        unused=tuple(sorted(job.checkpoint.names - used)),
     )
 
 

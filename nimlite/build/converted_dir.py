@@ -55,6 +55,10 @@ class ConvertedConfig:
     checkpoint_digest: str
     calibration: str | None = None
     """sha256 of the user's text that activations were measured on."""
+    unused: tuple[str, ...] = ()
+    """Tensors of the checkpoint that no operation reads."""
+    folded_norms: int = 0
+    """Norms whose weights hold the factors of the linears behind them."""
     files: Mapping[str, FileDigest] = field(default_factory=dict)
     weights: Mapping[str, BlockDigests] = field(default_factory=dict)
     """By file name; all other files are in `files`."""

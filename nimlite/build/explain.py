@@ -4,16 +4,22 @@ T tokens of a step   L layers   D hidden size
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nimlite.build.engine_dir import EngineDirectory
+from nimlite.kernels.base import Kernels
+from nimlite.kernels.torch_kernels import TorchKernels
 from nimlite.layers.linear import Weights
 from nimlite.models.registry import weight_sources
 from nimlite.models.spec import ModelSpec, WeightSource
 from nimlite.profiles.manifest import Device, Profile
 from nimlite.profiles.memory import MemoryPlan
 from nimlite.quant.base import PackedWeight
+
+Choices = Mapping[str, Mapping[str, Any]]
+"""As kernels/triton/tuning.py keeps them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,18 +31,26 @@ class Pass:
     saved: str
 
 
-def explain(built: EngineDirectory, memory: MemoryPlan) -> tuple[Pass, ...]:
-    """The passes in their order. `memory`: how the engine is planned to lie in it here."""
+def explain(
+    built: EngineDirectory, memory: MemoryPlan, kernels: Kernels | Choices
+) -> tuple[Pass, ...]:
+    """The passes in their order. `memory`: how the engine is planned to lie in it here. `kernels`:
+    the CPU's, or what was chosen for the GPU's products."""
     spec, profile, weights = built.config.spec, built.config.profile, built.weights()
     return (
         *_fusions(spec),
         _norms(spec),
+        _folding(built.config.folded_norms, spec),
         *_rotation(spec),
         _vocabulary(spec, weights),
         _last_block(spec),
+        _unused(built.config.unused),
         *_packing(spec, weights),
         *_plans(built),
         _memory(spec, profile, memory),
+        _measured_kernels(weights, kernels)
+        if isinstance(kernels, Mapping)
+        else _cpu_kernels(weights, kernels),
     )
 
 
@@ -67,6 +81,21 @@ def _norms(spec: ModelSpec) -> Pass:
         " it, which gives its output as the next product reads it",
         saved=f"{fused} kernels a step, and for each token {fused} readings of {spec.hidden_size}"
         " elements",
+    )
+
+
+def _folding(num_norms: int, spec: ModelSpec) -> Pass:
+    if not num_norms:
+        return Pass(
+            name="norm folding",
+            changed="nothing: no linear's input is scaled in this precision",
+            saved="nothing",
+        )
+    return Pass(
+        name="norm folding",
+        changed=f"{num_norms} norms divide by the factors that the linears behind them were"
+        " multiplied by",
+        saved=f"{num_norms * spec.hidden_size} multiplications a token",
     )
 
 
@@ -103,13 +132,27 @@ def _vocabulary(spec: ModelSpec, weights: Weights) -> Pass:
 
 def _last_block(spec: ModelSpec) -> Pass:
     layer = (spec.num_parameters - _vocabulary_parameters(spec)) // spec.num_layers
+    head = spec.vocab_size * spec.hidden_size
     after_attention = layer - spec.qkv_size * spec.hidden_size
-    share = after_attention / (layer * spec.num_layers)
+    products = layer * spec.num_layers + head
     return Pass(
         name="dead rows",
-        changed="in the last block a prompt's tokens stop after their keys and values, but for"
+        changed="a prompt's tokens stop in the last block after their keys and values, but for"
         " those whose logits are asked for",
-        saved=f"{share:.1%} of a prompt's products",
+        saved=f"{(after_attention + head) / products:.1%} of such a token's products"
+        f" ({head / products:.1%} in the head)",
+    )
+
+
+def _unused(names: Sequence[str]) -> Pass:
+    if not names:
+        changed = "nothing: every tensor of the checkpoint is computed with"
+        return Pass(name="dead tensors", changed=changed, saved="nothing")
+    return Pass(
+        name="dead tensors",
+        changed=f"left out, as nothing reads them: {', '.join(names[:3])}"
+        + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
+        saved=f"{len(names)} tensors",
     )
 
 
@@ -159,6 +202,57 @@ def _memory(spec: ModelSpec, profile: Profile, memory: MemoryPlan) -> Pass:
         f" {_size(memory.weights)}, keys and values {_size(memory.kv_cache)} of"
         f" {_size(memory.budget)}",
         saved=f"{_size((spec.num_layers - 1) * layer)} that buffers of their own would take",
+    )
+
+
+def _cpu_kernels(weights: Weights, kernels: Kernels) -> Pass:
+    packed = [weight for weight in weights.values() if isinstance(weight, PackedWeight)]
+    schemes = " and ".join(sorted({weight.scheme for weight in packed}))
+    if isinstance(kernels, TorchKernels):
+        return Pass(
+            name="kernel choice",
+            changed=f"plain torch computes, as the log says why, and unpacks {schemes}",
+            saved="nothing",
+        )
+    unpacked = sum((4 if w.scheme == "fp32" else 2) * w.num_rows * w.num_columns for w in packed)
+    return Pass(
+        name="kernel choice",
+        changed=f"C++ compiled for this processor computes, and reads {schemes} as it is packed",
+        saved=f"{_size(unpacked)} that plain torch would unpack to",
+    )
+
+
+def _measured_kernels(weights: Weights, choices: Choices) -> Pass:
+    """Of each number of rows that was measured: all matrices once, by what was chosen and by the
+    library (microseconds)."""
+    chosen, library, own, counted = Counter[int](), Counter[int](), 0, 0
+    unrivalled = set[int]()
+    for name, weight in weights.items():
+        if not isinstance(weight, PackedWeight) or (name == "embedding" and "head" in weights):
+            continue
+        for key, choice in choices.items():
+            kind, _, rows = key.rpartition(" ")
+            if kind != f"{weight.scheme} {weight.num_rows}x{weight.num_columns}":
+                continue
+            counted += 1
+            own += choice["config"] is not None
+            chosen[int(rows)] += choice["microseconds"]
+            if choice["library_microseconds"] is None:
+                unrivalled.add(int(rows))
+            library[int(rows)] += choice["library_microseconds"] or 0
+    if not counted:
+        return Pass(name="kernel choice", changed="nothing was measured on this GPU", saved="")
+    times = [
+        f"{rows} rows {chosen[rows]:,.0f} µs"
+        + (" (the library has none)" if rows in unrivalled else f" ({library[rows]:,.0f} µs)")
+        for rows in sorted(chosen)
+    ]
+    return Pass(
+        name="kernel choice",
+        changed=f"measured here for each matrix and number of rows: {own} of {counted} run"
+        " nimlite's kernels, the others the library's",
+        saved=f"all products of a step take, by what was chosen (and by the library): "
+        f"{', '.join(times)}",
     )
 
 

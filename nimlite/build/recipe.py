@@ -21,6 +21,11 @@ class Recipe:
     quantizer: Quantizer | None = None
     """None: the device's format rounds as it does."""
 
+    @property
+    def folded_norms(self) -> int:
+        """Norms that hold the inverse of what the linears behind them are multiplied by."""
+        return sum(name.endswith("_norm") for name in self.factors)
+
     def scaled(self, name: str, part: torch.Tensor) -> torch.Tensor:
         """A part of the engine tensor `name`, times its factors."""
         if name not in self.factors:

@@ -13,11 +13,13 @@ from nimlite.cli.options import DryRunOption, JsonOption, with_settings
 from nimlite.cli.plan import plan_json, plan_view
 from nimlite.cli.session import Session
 from nimlite.errors import SelfTestError
+from nimlite.observe.phases import PhaseLog
 from nimlite.settings.fields import Group
 from nimlite.startup import Plan
 
 if TYPE_CHECKING:
     from nimlite.build.engine_dir import EngineDirectory
+    from nimlite.build.explain import Pass
     from nimlite.engine.backend import Backend
 
 
@@ -67,7 +69,9 @@ def build(
     source: SourceOption = None,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Print what each pass changed and saved, too."),
+        typer.Option(
+            "--explain", help="Print what each pass changed and saved, and how long each step took."
+        ),
     ] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -78,15 +82,20 @@ def build(
     """
     if dry_run:
         return _show_plan(session, as_json)
-    plan, _, directory = _prepare(session, output, source)
-    data: dict[str, object] = {"path": str(directory.path), "key": directory.config.key}
+    phases = PhaseLog(session.progress, session.started)
+    session = dataclasses.replace(session, progress=phases)
+    plan, backend, directory = _prepare(session, output, source)
+    data: dict[str, object] = {
+        "path": str(directory.path),
+        "key": directory.config.key,
+        "phases": [dataclasses.asdict(phase) for phase in phases.phases],
+    }
     lines = [str(directory.path)]
     if explain:
-        from nimlite.build.explain import explain as passes_of
-
-        passes = passes_of(directory, plan.selection.chosen.memory)
+        passes = _passes(plan, backend, directory)
         data["passes"] = [dataclasses.asdict(each) for each in passes]
         lines += [f"{each.name}: {each.changed}. Saved: {each.saved}." for each in passes]
+        lines += ["", phases.table()]
     session.write(data, escape("\n".join(lines)), as_json=as_json)
 
 
@@ -174,6 +183,19 @@ def serve(
     from nimlite.serving import serve_plan
 
     serve_plan(plan, session.store, session.progress, session.err, started=session.started)
+
+
+def _passes(plan: Plan, backend: "Backend", directory: "EngineDirectory") -> tuple["Pass", ...]:
+    from nimlite.build.explain import explain
+    from nimlite.engine.cpu import CpuBackend
+
+    memory = plan.selection.chosen.memory
+    if isinstance(backend, CpuBackend):
+        return explain(directory, memory, backend.kernels)
+    from nimlite.kernels.triton.kernel_cache import KernelCache
+
+    kept = KernelCache(directory.path / "kernels", backend.device).kept()
+    return explain(directory, memory, kept)
 
 
 def _show_plan(session: Session, as_json: bool) -> None:

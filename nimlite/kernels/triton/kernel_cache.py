@@ -52,6 +52,10 @@ class KernelCache:
             self._write(kept)
         return kept
 
+    def kept(self) -> Choices:
+        """What was chosen here before."""
+        return self._read()
+
     @property
     def _file(self) -> Path:
         return self.path / "choices.json"
