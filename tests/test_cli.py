@@ -249,16 +249,45 @@ def test_the_cache_is_listed_verified_and_emptied(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["list-model-profiles", "download-to-cache", "create-model-store"])
-def test_nims_commands_are_executables(tmp_path: Path, name: str) -> None:
-    executable = Path(__file__).parents[1] / "container" / "bin" / name
+@pytest.mark.parametrize(
+    ("executable", "command"),
+    [
+        ("list-model-profiles", "list-model-profiles"),
+        ("nim_list_model_profiles", "list-model-profiles"),
+        ("download-to-cache", "download-to-cache"),
+        ("create-model-store", "create-model-store"),
+        ("download-model", "download-model"),
+        ("check-cache-env", "check-cache-env"),
+        ("nim_check_cache_env", "check-cache-env"),
+        ("nim-serve", "serve"),
+        ("nim-run", "serve"),
+    ],
+)
+def test_nims_commands_are_executables(tmp_path: Path, executable: str, command: str) -> None:
+    path = Path(__file__).parents[1] / "container" / "bin" / executable
     (tmp_path / "nimlite").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "nimlite").chmod(0o755)
     environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    done = subprocess.run(
-        [executable, "-p", "a b"], env=environ, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == f"{name} -p a b\n"
+    done = subprocess.run([path, "-p", "a b"], env=environ, capture_output=True, text=True)
+    assert done.stdout == f"{command} -p a b\n"
+
+
+def test_the_cache_is_checked(tmp_path: Path) -> None:
+    done = nimlite("check-cache-env", cache=tmp_path / "cache", HF_TOKEN="hf_secret")
+    assert done.returncode == 0 and done.stderr == ""
+    first, holds, network, token = done.stdout.splitlines()
+    assert first.startswith(f"Cache: {tmp_path}/cache can be written; ")
+    assert first.endswith(" GB free.")
+    assert holds == "It holds 0 downloads, engines and kernels, 0.0 GB."
+    assert network == "Network: used; hf:// is https://huggingface.co."
+    assert token == "HF_TOKEN: set."
+    offline = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "https://me:secret@mirror"}
+    refused = nimlite("check-cache-env", "--json", cache=Path("/proc/cache"), **offline)
+    data = json.loads(refused.stdout)
+    assert (data["writable"], data["offline"], data["hf_token"]) == (False, True, False)
+    assert data["hf_endpoint"] == "https://mirror"
+    assert refused.returncode == 3
+    assert "The cache directory /proc/cache can't be " in refused.stderr
 
 
 def test_debugging_shows_where_an_error_came_from(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ downloads that refuse (14), caches that can't be written (15), variables ignored
 too many open files (20), connections cut in between (22), names that can't be found (23).
 """
 
-import contextlib
 import json
 import os
 import resource
@@ -20,6 +19,7 @@ from fakes.command import nimlite
 from fakes.file_server import serve as serve_file
 from fakes.hub_server import FILES, Hub, hub_server
 from fakes.llama_config import CONFIG
+from fakes.nobody import nobody
 
 from nimlite.errors import ArtifactError
 from nimlite.observe.bars import LineProgress
@@ -130,19 +130,6 @@ def test_14_a_download_asks_for_no_gpu_and_no_profile(tmp_path: Path, hub: dict[
         assert done.returncode == 0, done.stderr
 
 
-@contextlib.contextmanager
-def somebody_else() -> Iterator[None]:
-    """What root may do proves nothing: in here, this process is nobody."""
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)
-
-
 def test_15_a_cache_that_can_only_be_read_serves_and_else_says_whose_it_is() -> None:
     progress = LineProgress(lambda line: None)
     with tempfile.TemporaryDirectory() as directory, serve_file(b"weights") as server:
@@ -152,7 +139,7 @@ def test_15_a_cache_that_can_only_be_read_serves_and_else_says_whose_it_is() -> 
         folders = (Path(directory), *(p for p in Path(directory).rglob("*") if p.is_dir()))
         for folder in folders:
             folder.chmod(0o555)
-        with somebody_else():
+        with nobody():
             uid = os.geteuid()
             assert store.fetch(artifact, progress) == path
             with pytest.raises(ArtifactError) as raised:
@@ -169,7 +156,7 @@ def test_15_any_user_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
         for value in (home, "/proc", "", "somewhere"):
             monkeypatch.setenv("XDG_CACHE_HOME", value)
             monkeypatch.setenv("HOME", "/proc")
-            with somebody_else():
+            with nobody():
                 assert default_cache_path().parent == Path(tempfile.gettempdir())
                 assert read_disk(Path(home) / "models").total_bytes > 0
     monkeypatch.delenv("XDG_CACHE_HOME")

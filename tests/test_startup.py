@@ -1,12 +1,15 @@
 """The way from a name to an engine, on a tiny checkpoint with random weights."""
 
 import json
+import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import tensorrt_rtx
 from fakes.llama_config import CONFIG
+from fakes.nobody import nobody
 from safetensors.torch import save_file
 
 from nimlite.build.engine_dir import EngineDirectory
@@ -108,6 +111,30 @@ def test_a_directory_is_built_once_and_served(
     assert lines == []
     engine = load_engine(plan, built, kernels, progress)
     assert engine.profile.max_model_len == 128
+
+
+def test_a_cache_that_can_only_be_read_serves(
+    store: Store, progress: LineProgress, lines: list[str], checkpoint: Path
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = shutil.copytree(checkpoint, folder / "model")
+        (model / "model.safetensors").chmod(0o644)
+        readable = Store(folder / "cache", offline=True)
+        plan = plan_for(model, readable, progress)
+        kernels = prepare_kernels(plan, readable, progress)
+        built = prepare_engine(plan, readable, kernels, progress)
+        folders = (folder, *(path for path in folder.rglob("*") if path.is_dir()))
+        for each in folders:
+            each.chmod(0o555)
+        lines.clear()
+        with nobody():
+            again = prepare_engine(plan, readable, kernels, progress)
+            assert lines == []
+            engine = load_engine(plan, again, kernels, progress)
+        for each in folders:
+            each.chmod(0o755)
+    assert (again.config, engine.spec) == (built.config, built.config.spec)
 
 
 def test_an_engine_in_use_outlives_the_budget(

@@ -3,8 +3,8 @@
 session.py   what every command works with          options.py   the settings as options
 machine.py   probe                                  profiles.py  list-model-profiles
 cache.py     download-to-cache, create-model-store  engines.py   convert, build, check, run, serve
-inventory.py cache ls, rm, verify                   plan.py      what a dry run prints
-models.py    models
+             (also download-model), check-cache-env plan.py      what a dry run prints
+inventory.py cache ls, rm, verify                   models.py    models
 configuration.py  config
 """
 
@@ -16,7 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from nimlite.bench.cli import app as bench_app
-from nimlite.cli.cache import DownloadCommand, create_model_store, download_to_cache
+from nimlite.cli.cache import (
+    DownloadCommand,
+    check_cache_env,
+    create_model_store,
+    download_to_cache,
+)
 from nimlite.cli.configuration import config
 from nimlite.cli.engines import build, check, convert, run, serve
 from nimlite.cli.inventory import app as cache_app
@@ -34,11 +39,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_MODELS = (list_model_profiles, create_model_store)
-_COMMANDS = (probe, models, *_MODELS, convert, build, check, run, serve, config)
+_MODELS = (models, list_model_profiles, create_model_store, check_cache_env)
+_COMMANDS = (probe, *_MODELS, convert, build, check, run, serve, config)
 for command in _COMMANDS:
     app.command()(command)
 app.command(cls=DownloadCommand)(download_to_cache)
+app.command("download-model")(create_model_store)  # as NIM 2 names it
 app.add_typer(bench_app, name="bench")
 app.add_typer(cache_app, name="cache")
 _log = logging.getLogger(__name__)

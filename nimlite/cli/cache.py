@@ -1,18 +1,23 @@
-"""`nimlite download-to-cache` and `create-model-store`: a model's files, for later or elsewhere."""
+"""`nimlite download-to-cache`, `create-model-store` and `check-cache-env`: files, for later."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperCommand
 
 from nimlite.cli.options import JsonOption, ManifestOption, with_settings
 from nimlite.cli.session import Session
-from nimlite.errors import SettingError
+from nimlite.errors import ArtifactError, SettingError
 from nimlite.profiles.overrides import wanted_profiles
+from nimlite.redaction import public
 from nimlite.settings.fields import Group
+from nimlite.store.disk import free_bytes, refusal
+from nimlite.store.inventory import entries
 from nimlite.store.model_store import create_model_store as make_store
 
 _PROFILES = ("--profiles", "--profile", "-p")
@@ -57,7 +62,7 @@ def download_to_cache(
 def create_model_store(
     session: Session,
     model_store: Annotated[
-        Path, typer.Option("--model-store", "-m", help="The directory to make.")
+        Path, typer.Option("--model-store", "-m", "--workspace-path", help="The directory to make.")
     ],
     as_json: JsonOption = False,
 ) -> None:
@@ -72,6 +77,41 @@ def create_model_store(
     home = make_store(manifest, source, model_store.expanduser().absolute(), session.progress)
     data = {"path": str(home), "profiles": [profile.id for profile in manifest.profiles]}
     session.write(data, str(home), as_json=as_json)
+
+
+@with_settings()
+def check_cache_env(session: Session, as_json: JsonOption = False) -> None:
+    """Say whether the cache directory can be used, what is in it, and what downloads will do.
+
+    Ends with 3 where it can't be written.
+    """
+    settings, root = session.settings, session.store.root
+    problem, found = refusal(root), entries(root)
+    free, size = free_bytes(root), sum(entry.size for entry in found)
+    has_token = bool(os.environ.get("HF_TOKEN", "").strip())
+    data = {
+        "path": str(root),
+        "writable": problem is None,
+        "free_bytes": free,
+        "entries": len(found),
+        "bytes": size,
+        "max_bytes": settings.cache_max_bytes,
+        "offline": settings.offline,
+        "hf_token": has_token,
+        "hf_endpoint": public(os.environ.get("HF_ENDPOINT", "https://huggingface.co")),
+    }
+    state = "can be written" if problem is None else "can only be read"
+    network = "not used" if settings.offline else f"used; hf:// is {data['hf_endpoint']}"
+    token = "set" if has_token else "not set; only gated and private models need it"
+    lines = [
+        f"Cache: {root} {state}; {free / 1e9:,.1f} GB free.",
+        f"It holds {len(found)} downloads, engines and kernels, {size / 1e9:,.1f} GB.",
+        f"Network: {network}.",
+        f"HF_TOKEN: {token}.",
+    ]
+    session.write(data, escape("\n".join(lines)), as_json=as_json)
+    if problem is not None:
+        raise ArtifactError(problem)
 
 
 def _spread(args: Sequence[str]) -> Iterator[str]:

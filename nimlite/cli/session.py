@@ -1,11 +1,8 @@
 """What every command works with: settings, cache, machine, and where to print."""
 
-import atexit
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +22,7 @@ from nimlite.profiles.manifest import Manifest
 from nimlite.settings import Settings, notices, read_settings
 from nimlite.store.cache import Store
 from nimlite.store.disk import is_empty, refusal
+from nimlite.store.scratch import scratch_directory
 
 _STARTED = time.monotonic()
 _log = logging.getLogger(__name__)
@@ -72,10 +70,9 @@ class Session:
         if problem is None or not is_empty(self.settings.cache_path):
             return self
         try:
-            scratch = Path(tempfile.mkdtemp(prefix="nimlite-cache-"))
+            scratch = scratch_directory()
         except OSError:  # what is written first then says why it can't be
             return self
-        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         _log.warning(
             "%s Until then %s takes its place and ends with this process: each start downloads and "
             "builds anew.",
@@ -83,7 +80,7 @@ class Session:
             scratch,
         )
         settings = replace(self.settings, cache_path=scratch)
-        return replace(self, settings=settings, store=Store(scratch, offline=settings.offline))
+        return replace(self, settings=settings, store=_store(settings))
 
     def require_this_machine(self) -> None:
         """Raises SettingError where another machine is only asked about."""
@@ -102,13 +99,17 @@ def open_session(flags: Mapping[str, object]) -> Session:
     setup_logging(settings.log_level, jsonl=settings.jsonl_logging, console=err)
     for sentence in notices(os.environ):
         _log.warning("%s", sentence)
-    store = Store(
+    store = _store(settings)
+    progress = _progress_log() if settings.jsonl_logging else console_progress(err)
+    return Session(settings, store, Console(), err, progress)
+
+
+def _store(settings: Settings) -> Store:
+    return Store(
         settings.cache_path,
         offline=settings.offline,
         num_connections=settings.download_connections,
     )
-    progress = _progress_log() if settings.jsonl_logging else console_progress(err)
-    return Session(settings, store, Console(), err, progress)
 
 
 def _tell_libraries(settings: Settings) -> None:

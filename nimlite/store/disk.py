@@ -41,10 +41,15 @@ def is_empty(root: Path) -> bool:
         return True
 
 
+def free_bytes(path: Path) -> int:
+    """Of the disk that `path` is on, or will be."""
+    return shutil.disk_usage(_existing(path)).free
+
+
 def require_space(directory: Path, num_bytes: int, what: str) -> None:
     """Raises ArtifactError where the disk of `directory` has no room for so many bytes more, rather
     than when it is full."""
-    free = shutil.disk_usage(_existing(directory)).free
+    free = free_bytes(directory)
     if num_bytes > free:
         raise ArtifactError(
             f"{what} takes {_size(num_bytes)}, and the disk of {directory} has {_size(free)} free."
@@ -63,7 +68,7 @@ def _sentence(root: Path, error: OSError) -> str:
             " a directory that is."
         )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free = shutil.disk_usage(existing).free
+        free = free_bytes(root)
         return (
             f"The disk of the cache directory {root} is full ({_size(free)} free). Free some"
             " space and start again (what was fetched is kept), or set NIM_CACHE_PATH to a larger"

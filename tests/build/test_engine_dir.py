@@ -117,6 +117,13 @@ def test_no_engine(tmp_path: Path) -> None:
             open_engine(path)
 
 
+@pytest.mark.parametrize("name", ["__version__", "ENGINE_FORMAT", "torch.__version__"])
+def test_another_version_has_another_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = engine_key("digest", PROFILE, "cpu", converter="0")
+    monkeypatch.setattr(f"nimlite.build.engine_dir.{name}", "99")
+    assert engine_key("digest", PROFILE, "cpu", converter="0") != before
+
+
 def test_everything_that_shapes_an_engine_is_in_its_key() -> None:
     other = dataclasses.replace(PROFILE, precision=Precision.INT8)
     keys = [

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -57,6 +58,21 @@ def test_another_version_makes_its_own(
     monkeypatch.setattr(triton, "__version__", "0.0")
     KernelCache(tmp_path, CPU).choices(PRODUCTS, torch.bfloat16)
     assert asked == ["bf16_rows", "fp8_rows"] * 2 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_another_driver_or_gpu_makes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fingerprint_on(gpu: str, driver: str) -> str:
+        properties = SimpleNamespace(name=gpu, major=9, minor=0, multi_processor_count=132)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        monkeypatch.setattr(kernel_cache, "_driver_version", lambda: driver)
+        return fingerprint(torch.device("cuda", 0))
+
+    known = [
+        fingerprint_on(gpu, driver)
+        for gpu in ("NVIDIA H100", "NVIDIA H200")
+        for driver in ("570.1", "580.2")
+    ]
+    assert len({*known, fingerprint(CPU)}) == 5
 
 
 def test_compiled_kernels_are_found_where_the_engine_was_moved(

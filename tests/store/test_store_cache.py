@@ -1,6 +1,5 @@
 import errno
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes.file_server import FileServer, serve
+from fakes.nobody import nobody
 
 from nimlite.errors import ArtifactError, ChecksumError, DownloadError, ManifestError
 from nimlite.observe.progress import Progress
@@ -161,26 +161,15 @@ def test_unreadable_uris(store: Store, progress: Progress, uri: str, sentence: s
         store.fetch(Artifact(uri=uri), progress)
 
 
-@pytest.fixture
-def unprivileged() -> Iterator[None]:
-    """Root may write everywhere: be somebody else for a while."""
-    user = os.geteuid()
-    os.seteuid(65534 if user == 0 else user)
-    yield
-    os.seteuid(user)
-
-
-def test_a_cache_that_can_not_be_written(
-    artifact: Artifact, progress: Progress, unprivileged: None
-) -> None:
-    with pytest.raises(
-        ArtifactError, match=r"/usr/cache can't be written .*uid \d+.* NIM_CACHE_PATH"
-    ):
+def test_a_cache_that_can_not_be_written(artifact: Artifact, progress: Progress) -> None:
+    sentence = r"/usr/cache can't be written .*uid \d+.* NIM_CACHE_PATH"
+    with nobody(), pytest.raises(ArtifactError, match=sentence):
         Store(Path("/usr/cache")).fetch(artifact, progress)
 
 
-def test_whether_a_cache_can_be_filled(tmp_path: Path, unprivileged: None) -> None:
-    sentence = refusal(Path("/usr/cache"))
+def test_whether_a_cache_can_be_filled() -> None:
+    with nobody():
+        sentence = refusal(Path("/usr/cache"))
     assert sentence is not None
     assert sentence.startswith("The cache directory /usr/cache can't be written (Permission denied")
     assert is_empty(Path("/usr/cache"))
