@@ -12,14 +12,15 @@ from nimlite.build.reference import Observer, Reference
 from nimlite.build.staging import CPU
 from nimlite.models.spec import ModelSpec
 
+_TEXTS = ("varied.txt", "luke.txt")
 _MAX_TOKENS = 512
 """Of a text. Longer ones are cut into pieces."""
 
 
 def default_text() -> str:
-    """The text that comes with nimlite: no part of those that an engine is judged on."""
-    file = resources.files("nimlite.build").joinpath("data", "calibration", "luke.txt")
-    return file.read_text(encoding="utf-8")
+    """The texts that come with nimlite: no part of those that an engine is judged on."""
+    directory = resources.files("nimlite.build").joinpath("data", "calibration")
+    return "\n".join(directory.joinpath(name).read_text(encoding="utf-8") for name in _TEXTS)
 
 
 def calibration_texts(tokenizer_file: Path, text: str, max_tokens: int) -> list[list[int]]:

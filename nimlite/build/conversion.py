@@ -18,7 +18,7 @@ from nimlite.build.converted_dir import (
 )
 from nimlite.build.once import made_once
 from nimlite.build.proof import prompts_for
-from nimlite.build.quantize import CALIBRATED, recipe_for
+from nimlite.build.quantize import CALIBRATED, is_calibrated, recipe_for
 from nimlite.build.recipe import Recipe
 from nimlite.build.target import Packing
 from nimlite.build.weights_file import weights_name, write_weights
@@ -33,8 +33,7 @@ from nimlite.version import __version__
 
 log = logging.getLogger(__name__)
 
-_CALIBRATION_TOKENS = 4096
-"""Enough for the largest activations; a few seconds of a small model's time."""
+_CALIBRATION_TOKENS = 6144
 _LEAST_CALIBRATION_TOKENS = 1024
 """On fewer, GPTQ is worse than plain rounding (docs/quantization.md)."""
 
@@ -115,11 +114,11 @@ def make_recipe(
     `work`. Raises ModelError for a tokenizer of another model, SettingError for too short a text.
     """
     precision = job.profile.precision
-    if precision not in CALIBRATED:
-        if job.calibration:
-            log.warning(
-                "%s has no effect: %s measures no activations.", job.calibration.named, precision
-            )
+    if job.calibration and precision not in CALIBRATED:
+        log.warning(
+            "%s has no effect: %s measures no activations.", job.calibration.named, precision
+        )
+    if not job.calibrated_on and not is_calibrated(precision, spec):
         return recipe_for(precision, job.checkpoint, spec, (), packing.device)
     with progress.task("Calibrate", None, ""):
         prompts_for(spec, job.profile, work)  # raises for another model's tokenizer
@@ -132,7 +131,14 @@ def make_recipe(
                 f" {_LEAST_CALIBRATION_TOKENS} are needed (about 5 kB of prose): give a longer"
                 " text, or leave it out for the one that comes with nimlite."
             )
-        return recipe_for(precision, job.checkpoint, spec, texts, packing.device)
+        return recipe_for(
+            precision,
+            job.checkpoint,
+            spec,
+            texts,
+            packing.device,
+            static_inputs=job.calibration is not None,
+        )
 
 
 def _existing(job: ConversionJob, home: Path) -> ConvertedDirectory | None:

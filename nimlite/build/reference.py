@@ -21,8 +21,9 @@ from nimlite.build.staging import CPU, Staging
 from nimlite.layers.rotary import layer_tables
 from nimlite.models.spec import ModelSpec
 
-Observer = Callable[[str, torch.Tensor, torch.Tensor], None]
-"""Called with the name of a linear as the engine fuses it, its input x_TC, and its weight_NC."""
+Observer = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor | None]
+"""Called with the name of a linear as the engine fuses it, its input x_TC, and its weight_NC. What
+follows is computed with the weight that it gives back; None: with the linear's own."""
 
 
 class Reference:
@@ -114,7 +115,9 @@ class Reference:
         """x through each of the parts that the engine fuses into `name`."""
         weights = self._parts(name)
         if self._observer is not None:
-            self._observer(name, x_TD, torch.cat(weights))
+            replaced_NC = self._observer(name, x_TD, torch.cat(weights))
+            if replaced_NC is not None:
+                weights = list(torch.split(replaced_NC, [len(weight) for weight in weights]))
         has_bias = f"{name}.bias" in self._sources
         biases = self._parts(f"{name}.bias") if has_bias else [None] * len(weights)
         return [linear(x_TD, w, b) for w, b in zip(weights, biases, strict=True)]

@@ -22,12 +22,13 @@ from nimlite.quant.base import Scheme
 _SCHEMES: Mapping[Precision, tuple[str, str]] = {
     Precision.FP32: ("fp32", "fp32"),
     Precision.BF16: ("bf16", "bf16"),
+    Precision.FP8: ("fp8", "bf16"),
     Precision.INT8: ("int8", "int8"),
-    Precision.INT8_WO: ("int8", "bf16"),
+    Precision.INT8_WO: ("int8_wo", "bf16"),
     Precision.INT8_SQ: ("int8", "bf16"),
     Precision.INT4: ("int4", "int8"),
-    Precision.INT4_AWQ: ("int4", "bf16"),
-    Precision.INT4_GPTQ: ("int4", "bf16"),
+    Precision.INT4_AWQ: ("int4_wo", "bf16"),
+    Precision.INT4_GPTQ: ("int4_wo", "bf16"),
 }
 """The formats of the layers and of the vocabulary. That decides between tokens directly: int4 costs
 5 % of perplexity there."""

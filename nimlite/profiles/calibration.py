@@ -61,6 +61,7 @@ EFFICIENCY: Mapping[tuple[Device, Precision], Efficiency] = {
     (Device.GPU, Precision.INT4_GPTQ): _INT4,
     (Device.CPU, Precision.FP32): _CPU,
     (Device.CPU, Precision.BF16): _CPU,
+    (Device.CPU, Precision.FP8): _CPU,
     (Device.CPU, Precision.INT8): _CPU,
     (Device.CPU, Precision.INT8_WO): _CPU,
     (Device.CPU, Precision.INT8_SQ): _CPU,
@@ -75,12 +76,13 @@ CPU_NODE_BANDWIDTH = 100e9
 CPU_FLOPS: Mapping[Precision, float] = {
     Precision.FP32: 0.22e12,
     Precision.BF16: 0.23e12,
+    Precision.FP8: 0.2e12,
     Precision.INT8: 0.5e12,
     Precision.INT4: 0.5e12,
-    Precision.INT8_WO: 0.5e12,
+    Precision.INT8_WO: 0.2e12,
     Precision.INT8_SQ: 0.5e12,
-    Precision.INT4_AWQ: 0.5e12,
-    Precision.INT4_GPTQ: 0.5e12,
+    Precision.INT4_AWQ: 0.2e12,
+    Precision.INT4_GPTQ: 0.2e12,
 }
 """FLOP/s of one compute thread with AVX-512; half of it without."""
 GPU_FLOPS: Mapping[Precision, tuple[str, ...]] = {

@@ -13,6 +13,9 @@ _CPU_PRECISIONS = (
     Precision.INT8,
     Precision.INT8_SQ,
     Precision.INT8_WO,
+    Precision.INT4_AWQ,
+    Precision.INT4_GPTQ,
+    Precision.FP8,
     Precision.BF16,
     Precision.FP32,
 )
@@ -76,7 +79,7 @@ def _cpu_profiles(family: str, shape: ModelShape) -> Iterator[Profile]:
             family=family,
             device=Device.CPU,
             precision=precision,
-            kv_precision=Precision(kv_precision(precision)),
+            kv_precision=Precision.FP32 if precision is Precision.FP32 else Precision.BF16,
             max_model_len=min(shape.max_positions, _CPU_MAX_MODEL_LEN),
             max_batch_size=64,
             max_num_tokens=512,

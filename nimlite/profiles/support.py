@@ -52,6 +52,7 @@ THIS_VERSION = Support(
         Device.CPU: (
             Precision.FP32,
             Precision.BF16,
+            Precision.FP8,
             Precision.INT8_SQ,
             Precision.INT8_WO,
             Precision.INT8,

@@ -8,6 +8,7 @@ import torch
 from nimlite.quant.base import GROUP, TILE, PackedWeight, Scheme
 from nimlite.quant.dense import DenseScheme
 from nimlite.quant.grouped import Int4Scheme, Int8Scheme
+from nimlite.quant.rows import Fp8RowsScheme, Int8RowsScheme
 
 __all__ = ["GROUP", "SCHEMES", "TILE", "PackedWeight", "Scheme", "scheme_for", "unpack"]
 
@@ -19,6 +20,9 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
             DenseScheme("bf16", torch.bfloat16),
             Int8Scheme(),
             Int4Scheme(),
+            Int8RowsScheme(),
+            Int4Scheme("int4_wo", keeps_activations=True),
+            Fp8RowsScheme(),
         )
     }
 )

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from nimlite.quant.grid import int4_grid
 from nimlite.quant.rounded import RoundedMatrix
-from nimlite.quant.rtn import int4_grid
 
 _NUM_STEPS = 20
 _MAX_CLIPPED = 0.5

@@ -23,18 +23,26 @@ class PackedWeight:
     """
 
     scheme: str
-    """fp32, bf16, int8 or int4: a key of `quant.SCHEMES`."""
+    """A key of `quant.SCHEMES`, or of a GPU's."""
     num_rows: int
     num_columns: int
     tensors: Mapping[str, torch.Tensor]
     """fp32, bf16: weight [N/16, C, 16].
     int8: weight uint8 [N/16, C/32, 8, 16, 4] (value + 128), scale fp16 [N/16, C/32, 16].
     int4: weight uint8 [N/16, C/32, 4, 16, 4] (low nibble: columns 8p+0..3, high nibble: 8p+4..7),
-    scale and minimum fp16 [N/16, C/32, 16]; value = q * scale + minimum."""
+    scale and minimum fp16 [N/16, C/32, 16]; value = q * scale + minimum. int4_wo: the same.
+    int8_wo, fp8: weight int8 or e4m3 [N/16, C, 16], scale fp32 [N/16, 16]; fp8 may have
+    input_scale fp32 [1]: what activations are divided by before they are rounded."""
 
     @property
     def num_tiles(self) -> int:
         return -(-self.num_rows // TILE)
+
+    @property
+    def input_scale(self) -> float | None:
+        """None: activations are not rounded, or each row by its own largest."""
+        scale = self.tensors.get("input_scale")
+        return None if scale is None else float(scale)
 
 
 class Scheme(Protocol):

@@ -9,56 +9,66 @@ N, C output and input features   G groups along a row   T tokens   B features of
 
 import torch
 
+from nimlite.quant.grid import Grid
 from nimlite.quant.rounded import RoundedMatrix
-from nimlite.quant.rtn import Int4Grid, int4_grid, round_int4
 
 _BLOCK = 128
-_DAMPENING = 0.1
-"""The paper's 0.01 fits a few thousand tokens too closely: docs/quantization.md has figures."""
+_DAMPENING = 0.3
+"""Of the median; the paper's 0.01 of the mean fits a few thousand tokens too closely:
+docs/quantization.md has figures."""
+_LARGEST = 50
+"""Times the median norm of the tokens."""
 
 
 def hessian(x_TC: torch.Tensor) -> torch.Tensor:
     """H_CC = 2 X^T X in fp32: of the output's squared error, for every row of the weight alike.
-    Those of several batches add up."""
+    Those of several batches add up.
+
+    A few tokens that attention sinks into (the first of a text) may be hundreds of times as large
+    as all others, which then would count for nothing: they are cut.
+    """
     x_TC = x_TC.float()
+    norm_T1 = x_TC.norm(dim=1, keepdim=True)
+    largest = _LARGEST * norm_T1.median()
+    x_TC = torch.where(norm_T1 > largest, x_TC * (largest / norm_T1), x_TC)
     return 2 * x_TC.T @ x_TC
 
 
 def gptq(
     weight_NC: torch.Tensor,
     hessian_CC: torch.Tensor,
+    grid: Grid,
     *,
-    group_size: int,
-    symmetric: bool = False,
     act_order: bool = True,
     dampening: float = _DAMPENING,
 ) -> RoundedMatrix:
-    """`weight_NC` in 4 bits, with groups of `group_size` (a divisor of C).
+    """`weight_NC` on the values of `grid`, which was made for it.
 
     `act_order`: the features that matter most are rounded first, while all others can still make up
-    for them. The grids are fixed before from the features' own order, so that the result has no
+    for them. The grid is fixed before from the features' own order, so that the result has no
     order of its own and costs nothing at run time. `dampening`: what is added to the Hessian's
-    diagonal, as a share of its mean; more where that is not enough to invert it. A feature that was
-    always 0 is rounded to nearest.
+    diagonal, as a share of its median; more where that is not enough to invert it. A feature that
+    was always 0 is rounded to nearest.
     """
-    weight_NC = weight_NC.float()
-    grid = int4_grid(weight_NC, group_size=group_size, symmetric=symmetric)
     diagonal_C = hessian_CC.diagonal()
     order_C = (
         diagonal_C.argsort(descending=True, stable=True)
         if act_order
         else torch.arange(len(diagonal_C), device=diagonal_C.device)
     )
+    group_size = weight_NC.shape[1] // grid.scales_NG.shape[1]
     inverse_CC = _inverse_factor(hessian_CC.float()[order_C][:, order_C], dampening)
-    sorted_CN = _round_in_order(weight_NC.T[order_C], inverse_CC, grid, order_C // group_size)
+    sorted_CN = _round_in_order(
+        weight_NC.float().T[order_C], inverse_CC, grid, order_C // group_size
+    )
     values_CN = torch.empty_like(sorted_CN).index_copy_(0, order_C, sorted_CN)
     return grid.matrix(values_CN.T.contiguous())
 
 
 def _round_in_order(
-    weight_CN: torch.Tensor, inverse_CC: torch.Tensor, grid: Int4Grid, group_of_C: torch.Tensor
+    weight_CN: torch.Tensor, inverse_CC: torch.Tensor, grid: Grid, group_of_C: torch.Tensor
 ) -> torch.Tensor:
-    """The values 0 … 15 of the features in the order given; `weight_CN` is used up.
+    """The values of the features in the order given; `weight_CN` is used up.
 
     The errors of a block reach the features behind it in one product, when the block is done.
     """
@@ -69,7 +79,7 @@ def _round_in_order(
         errors_BN = torch.empty_like(weight_CN[begin:end])
         for i in range(begin, end):
             scales_N, zeros_N = scales_CN[i], zeros_CN[i]
-            values_CN[i] = round_int4(weight_CN[i], scales_N, zeros_N)
+            values_CN[i] = grid.snap(weight_CN[i] / scales_N + zeros_N)
             difference_N = weight_CN[i] - (values_CN[i] - zeros_N) * scales_N
             error_N = difference_N / inverse_CC[i, i]
             weight_CN[i + 1 : end] -= torch.outer(inverse_CC[i, i + 1 : end], error_N)
@@ -82,11 +92,11 @@ def _inverse_factor(hessian_CC: torch.Tensor, dampening: float) -> torch.Tensor:
     """The upper Cholesky factor of the inverse of the dampened Hessian."""
     diagonal_C = hessian_CC.diagonal()
     dead_C = diagonal_C <= 0
-    mean = float(diagonal_C[~dead_C].mean()) if not bool(dead_C.all()) else 1.0
-    hessian_CC = hessian_CC + torch.diag(torch.where(dead_C, mean, 0.0))
+    median = float(diagonal_C[~dead_C].median()) if not bool(dead_C.all()) else 1.0
+    hessian_CC = hessian_CC + torch.diag(torch.where(dead_C, median, 0.0))
     identity_CC = torch.eye(len(diagonal_C), device=hessian_CC.device)
     while True:
-        dampened_CC = hessian_CC + mean * dampening * identity_CC
+        dampened_CC = hessian_CC + median * dampening * identity_CC
         factor_CC, failed = torch.linalg.cholesky_ex(dampened_CC)
         if not int(failed):
             inverse_CC: torch.Tensor

@@ -5,6 +5,8 @@ from such a file keeps its exact weights. Activations are rounded too, to int8 i
 which is what lets the dot product run in integers: over a group
 
     sum x w  =  x_scale * w_scale * sum(x_q w_q)  +  x_scale * minimum * sum(x_q)
+
+int4_wo has the layout of int4 and leaves the activations as they are: its products are in fp32.
 """
 
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import torch
 
 from nimlite.quant.base import GROUP, TILE, PackedWeight, from_tiles, to_tiles
 from nimlite.quant.rounded import RoundedMatrix
+from nimlite.quant.rows import Int8RowsScheme
 
 _TILES_AT_ONCE = 32
 """Packed together: the temporaries of one step stay in the cache."""
@@ -76,6 +79,7 @@ class Int4Scheme:
 
     name: str = "int4"
     columns_multiple_of: int = GROUP
+    keeps_activations: bool = False
 
     def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
         num_rows, num_columns = weight_NC.shape
@@ -96,9 +100,10 @@ class Int4Scheme:
 
     def pack_rounded(self, weight: RoundedMatrix) -> PackedWeight:
         """The same values, each scale and minimum (in fp16) repeated. Sorted features have no
-        groups of neighbours: those, and other grids, are held in int8."""
+        groups of neighbours: those, and other grids, are held in 8 bits."""
         if weight.kind != "int4" or not _in_groups(weight):
-            return Int8Scheme().pack(weight.dequantized())
+            finer = Int8RowsScheme() if self.keeps_activations else Int8Scheme()
+            return finer.pack(weight.dequantized())
         minimums_NG = -weight.zeros() * weight.scales_NG
         tensors = {
             "weight": _int4_layout(_grouped_tiles(weight.values_NC)),
@@ -117,6 +122,8 @@ class Int4Scheme:
         return from_tiles(q * scale + minimum, weight.num_rows)
 
     def linear(self, x_TC: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
+        if self.keeps_activations:
+            return x_TC.float() @ self.unpack(weight).T
         return _rounded_linear(x_TC, self.unpack(weight))
 
 

@@ -10,13 +10,15 @@ from typing import Literal
 
 import torch
 
+Kind = Literal["fp8", "int8", "int4"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RoundedMatrix:
     """W_NC = (values - zeros) * scales, each group of C / G neighbouring input features with its
     own zero and scale."""
 
-    kind: Literal["fp8", "int8", "int4"]
+    kind: Kind
     values_NC: torch.Tensor
     """fp8: e4m3. int8: int8, -128 … 127. int4: uint8, 0 … 15, one a byte."""
     scales_NG: torch.Tensor
@@ -45,6 +47,10 @@ class RoundedMatrix:
         if self.order_C is None:
             return weight_NC
         return torch.empty_like(weight_NC).index_copy_(1, self.order_C, weight_NC)
+
+    def with_rows_scaled(self, factors_N: torch.Tensor) -> "RoundedMatrix":
+        """Each output feature times a factor above 0: only scales change."""
+        return replace(self, scales_NG=self.scales_NG * factors_N.unsqueeze(1))
 
     def rows(self, begin: int, end: int) -> "RoundedMatrix":
         """The output features begin … end."""

@@ -78,8 +78,9 @@ class Settings:
     output_length: Annotated[Tokens | None, Group.CHOICE] = None
     """Tokens of a typical answer that the choice is made for."""
     calibration: Annotated[FilePath | None, Group.BUILD] = None
-    """A text file on which int8_sq, int4_awq and int4_gptq measure activations: like what the model
-    will be asked. Unset: a text in the public domain that comes with nimlite."""
+    """A text file on which fp8 and int8 and int4 of either kind measure activations: like what the
+    model will be asked. fp8 then has scales of activations that are fixed by it. Unset: texts that
+    come with nimlite."""
     backend: Annotated[BackendName | None, Group.BUILD] = None
     """What computes the dense layers on a GPU: torch (nimlite's own kernels), tensorrt, or auto
     (TensorRT where its plans run and agree with torch). Unset: what an engine in MODEL was built

@@ -10,19 +10,19 @@ from nimlite.build.calibration import calibrate, calibration_texts
 from nimlite.build.convert import convert
 from nimlite.build.quantize import recipe_for
 from nimlite.build.recipe import Recipe
+from nimlite.build.reference import Reference
 from nimlite.build.weights_file import load_weights
+from nimlite.engine.evaluate import Evaluation
+from nimlite.kernels.base import KVLayout
+from nimlite.kernels.torch_kernels import TorchKernels
+from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
 from nimlite.observe.progress import SILENT
 from nimlite.profiles.manifest import Precision
-from nimlite.quant import unpack
+from nimlite.quant import SCHEMES, unpack
 from nimlite.quant.base import PackedWeight
-from nimlite.quant.rtn import group_size_for, nearest_int4, nearest_int8
+from nimlite.quant.rtn import nearest_fp8, nearest_int4, nearest_int8
 
-NORM_OF = {
-    f"layers.{i}.{linear}": f"layers.{i}.{norm}"
-    for i in range(2)
-    for linear, norm in (("qkv", "input_norm"), ("gate_up", "post_norm"))
-}
 TEXTS = [list(range(30, 94)), [5, 7, 200, 11]]
 
 
@@ -85,20 +85,34 @@ def test_smoothing_leaves_the_model_as_it_is(llama: Llama, tmp_path: Path) -> No
             torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("precision", [Precision.INT4_AWQ, Precision.INT4_GPTQ])
-def test_four_calibrated_bits_are_nearer_on_the_text_than_the_nearest(
-    llama: Llama, tmp_path: Path, precision: Precision
+RECIPES = {
+    Precision.FP8: lambda _, weight_NC: nearest_fp8(weight_NC),
+    Precision.INT8_WO: lambda _, weight_NC: nearest_int8(weight_NC),
+    Precision.INT4_AWQ: lambda _, weight_NC: nearest_int4(weight_NC, group_size=32),
+    Precision.INT4_GPTQ: lambda _, weight_NC: nearest_int4(weight_NC, group_size=32),
+}
+"""Rounding to nearest, at the same bits."""
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("precision", RECIPES)
+def test_a_calibrated_model_is_nearer_than_a_rounded_one(
+    precision: Precision, has_bias: bool, tmp_path: Path
 ) -> None:
-    recipe = recipe_for(precision, llama.checkpoint, llama.spec, TEXTS)
-    weights = converted(llama, precision, recipe, tmp_path)
-    seen = []
-    calibrate(llama.checkpoint, llama.spec, TEXTS, lambda *call: seen.append(call))
-    for name, x_TC, weight_NC in seen:
-        packed = weights[name]
-        assert isinstance(packed, PackedWeight) and packed.scheme == "int4"
-        factors_C = recipe.factors.get(NORM_OF.get(name, ""), torch.ones(len(x_TC[0])))
-        group_size = group_size_for(weight_NC.shape[1])
-        nearest = nearest_int4(weight_NC, group_size=group_size).dequantized()
-        exact_TN = x_TC @ weight_NC.T
-        error = ((x_TC * factors_C) @ unpack(packed).T - exact_TN).norm()
-        assert error <= 1.02 * (x_TC @ nearest.T - exact_TN).norm()
+    """Of its logits on the text: so all that is folded anywhere is undone where it must be."""
+    llama = random_llama(tmp_path / "llama", attention_bias=has_bias, mlp_bias=has_bias)
+    texts = [list(range(30, 94)), list(range(100, 250)), [5, 7, 200, 11]]
+    calibrated = recipe_for(precision, llama.checkpoint, llama.spec, texts)
+    errors = []
+    for name, recipe in ("found", calibrated), ("nearest", Recipe(quantizer=RECIPES[precision])):
+        (tmp_path / name).mkdir()
+        weights = converted(llama, precision, recipe, tmp_path / name)
+        unpacked = {
+            name: SCHEMES["fp32"].pack(unpack(w)) if isinstance(w, PackedWeight) else w
+            for name, w in weights.items()
+        }
+        layout = KVLayout(1, 16, llama.spec.num_kv_heads, llama.spec.head_dim, torch.float32)
+        found = Evaluation(Decoder.load(llama.spec, unpacked, layout), TorchKernels())(texts)
+        reference = Reference(llama.checkpoint, llama.spec)(texts)
+        errors.append(sum(float((f - e).norm()) for f, e in zip(found, reference, strict=True)))
+    assert errors[0] < 0.95 * errors[1]

@@ -19,6 +19,7 @@ SHAPES = [
     Heads(num_heads=4, num_kv_heads=2, head_dim=32, block_size=48),
     Heads(num_heads=7, num_kv_heads=1, head_dim=80),
     Heads(num_heads=2, num_kv_heads=1, head_dim=96, dtype=torch.bfloat16),
+    Heads(num_heads=9, num_kv_heads=3, head_dim=64, dtype=torch.float8_e4m3fn),
     Heads(num_heads=32, num_kv_heads=2, head_dim=128, block_size=64),
     Heads(num_heads=2, num_kv_heads=2, head_dim=256),
 ]

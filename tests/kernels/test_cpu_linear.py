@@ -1,11 +1,15 @@
 """Matrix products and embedding rows in C++ against what each scheme defines."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from kernel_cases import random, relative_error
 
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 from nimlite.quant import SCHEMES, unpack
+from nimlite.quant.rounded import RoundedMatrix
+from nimlite.quant.rtn import nearest_fp8
 
 ROUNDING = 1e-6
 
@@ -20,7 +24,34 @@ def test_linear_is_the_scheme_s(kernels: CpuKernels, name: str, num_rows: int) -
     assert relative_error(kernels.linear(x_TC, weight, bias_N), expected + bias_N) <= ROUNDING
 
 
-@pytest.mark.parametrize("name", ["fp32", "bf16"])
+@pytest.mark.parametrize("num_columns", [96, 37])
+def test_fp8_inputs_are_rounded_by_the_scale_that_was_calibrated(
+    kernels: CpuKernels, num_columns: int
+) -> None:
+    x_TC = random(5, num_columns, seed=1)
+    matrix = replace(nearest_fp8(random(40, num_columns)), input_scale=0.9 / 448)
+    weight = SCHEMES["fp8"].pack_rounded(matrix)
+    expected = SCHEMES["fp8"].linear(x_TC, weight)
+    assert relative_error(kernels.linear(x_TC, weight, None), expected) <= ROUNDING
+
+
+def test_every_fp8_number_is_read_and_rounded_to(kernels: CpuKernels) -> None:
+    """The products of all of them with 1, and with themselves alone."""
+    numbers_V = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    numbers_V = numbers_V[numbers_V.float().isfinite()]
+    matrix = RoundedMatrix(
+        kind="fp8", values_NC=numbers_V[:, None], scales_NG=torch.ones(254, 1), input_scale=1.0
+    )
+    weight = SCHEMES["fp8"].pack_rounded(matrix)
+    assert torch.equal(kernels.linear(torch.ones(1, 1), weight, None)[0], numbers_V.float())
+    between_T1 = torch.linspace(-500, 500, 4001)[:, None] * torch.tensor([[1.0, 1e-3, 1e-5]])
+    between_T1 = between_T1.reshape(-1, 1)
+    one = replace(nearest_fp8(torch.full((1, 1), 448.0)), input_scale=1.0)
+    expected = between_T1.clamp(-448, 448).to(torch.float8_e4m3fn).float() * 448
+    assert torch.equal(kernels.linear(between_T1, SCHEMES["fp8"].pack_rounded(one), None), expected)
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16", "int8_wo", "fp8"])
 def test_dense_weights_take_any_number_of_columns(kernels: CpuKernels, name: str) -> None:
     weight = SCHEMES[name].pack(random(7, 37))
     x_TC = random(3, 37, seed=1)

@@ -24,6 +24,19 @@ def test_committed_manifests() -> None:
     assert all(len(id) == 64 for id in ids)
 
 
+CPU_PRECISIONS = [
+    "int8_sq",
+    "int8_wo",
+    "int4_awq",
+    "int4_gptq",
+    "int4",
+    "int8",
+    "bf16",
+    "fp32",
+    "fp8",
+]
+
+
 def test_the_embedded_model() -> None:
     manifest = load_manifest(SMOLLM)
     assert manifest.num_parameters == pytest.approx(134.5e6, rel=0.01)
@@ -31,10 +44,9 @@ def test_the_embedded_model() -> None:
     assert manifest.checkpoint_precision is Precision.INT4
     on_cpu = [p for p in manifest.profiles if p.device is Device.CPU]
     assert [p.name for p in on_cpu] == [
-        f"nimlite-{precision}-tp1-pp1-cpu"
-        for precision in ("int8_sq", "int8_wo", "int4", "int8", "bf16", "fp32")
+        f"nimlite-{precision}-tp1-pp1-cpu" for precision in CPU_PRECISIONS
     ]
-    assert [str(p.kv_precision) for p in on_cpu] == ["bf16", "bf16", "bf16", "bf16", "bf16", "fp32"]
+    assert [str(p.kv_precision) for p in on_cpu] == [*["bf16"] * 7, "fp32", "bf16"]
     assert on_cpu[0].tags["precision"] == "int8_sq"
 
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layer_samples import weight
 
-from nimlite.quant.rtn import group_size_for, int4_grid, nearest_int4, nearest_int8
+from nimlite.quant.grid import int4_grid
+from nimlite.quant.rtn import group_size_for, nearest_int4, nearest_int8
 
 SETTINGS = settings(max_examples=30, deadline=None)
 

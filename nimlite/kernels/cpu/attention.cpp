@@ -319,7 +319,11 @@ int64_t num_attention_tasks(const AttentionInputs& inputs) {
 
 void attention(const AttentionInputs& inputs, Range tasks) {
     const Problem problem{inputs};
-    inputs.kv.type == KvType::kFp32 ? run<Fp32>(problem, tasks) : run<Bf16>(problem, tasks);
+    switch (inputs.kv.type) {
+        case KvType::kFp32: return run<Fp32>(problem, tasks);
+        case KvType::kBf16: return run<Bf16>(problem, tasks);
+        case KvType::kFp8: return run<Fp8>(problem, tasks);
+    }
 }
 
 }  // namespace nimlite

@@ -152,7 +152,11 @@ class CpuKernels:
         y_TN = self._empty(x_TC, weight.num_rows)
         scratch = self._empty(x_TC, _scratch_floats(weight))
         self._submit(
-            OpCode.LINEAR, x_TC, [x_TC, *_tensors(weight), bias_N, y_TN, scratch], _sizes(weight)
+            OpCode.LINEAR,
+            x_TC,
+            [x_TC, *_tensors(weight), bias_N, y_TN, scratch],
+            _sizes(weight),
+            weight.input_scale or 0.0,
         )
         return y_TN
 
@@ -282,11 +286,11 @@ def _sizes(weight: PackedWeight) -> list[int]:
 
 
 def _scratch_floats(weight: PackedWeight) -> int:
-    """Words for one packed row of activations: fp32 as it is, or int8 with a scale and a sum for
-    each group (weights.h)."""
-    if weight.scheme in ("fp32", "bf16"):
-        return weight.num_columns
-    return weight.num_columns // GROUP * (GROUP + 8) // 4
+    """Words for one packed row of activations: fp32, or int8 with a scale and a sum for each group
+    (weights.h)."""
+    if weight.scheme in ("int8", "int4"):
+        return weight.num_columns // GROUP * (GROUP + 8) // 4
+    return weight.num_columns
 
 
 def _num_heads(qkv_TE: torch.Tensor, layout: KVLayout) -> int:

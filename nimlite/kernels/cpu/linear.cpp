@@ -58,7 +58,7 @@ void pack(const float* x, const Weight& weight, char* packed, int64_t rows, Rang
     const int64_t row_bytes = Policy::row_bytes(weight.num_columns);
     for (int64_t block = range.begin; block < range.end; ++block) {
         const int64_t first = blocks.first_row(block);
-        Policy::pack(x + first * weight.num_columns, weight.num_columns, blocks.rows(block),
+        Policy::pack(x + first * weight.num_columns, weight, blocks.rows(block),
                      packed + first * row_bytes);
     }
 }
@@ -81,26 +81,31 @@ void multiply(const char* packed, const Weight& weight, const float* bias, float
 template <class Visit>
 void with_policy(Scheme scheme, Visit visit) {
     switch (scheme) {
-        case Scheme::kFp32: return visit(DenseWeight<Fp32>());
-        case Scheme::kBf16: return visit(DenseWeight<Bf16>());
+        case Scheme::kFp32: return visit(FloatWeight<DenseColumns<Fp32>>());
+        case Scheme::kBf16: return visit(FloatWeight<DenseColumns<Bf16>>());
         case Scheme::kInt8: return visit(Int8Weight());
         case Scheme::kInt4: return visit(Int4Weight());
+        case Scheme::kInt8Wo: return visit(FloatWeight<DenseColumns<Int8, true>>());
+        case Scheme::kInt4Wo: return visit(FloatWeight<Int4Columns>());
+        case Scheme::kFp8: return visit(FloatWeight<Fp8Columns>());
     }
 }
 
 // Element (n, c) of a weight.
 float element(const Weight& w, int64_t n, int64_t c) {
     const int64_t tile = n / kTile, lane = n % kTile;
-    if (w.scheme == Scheme::kFp32 || w.scheme == Scheme::kBf16) {
-        const int64_t index = (tile * w.num_columns + c) * kTile + lane;
-        if (w.scheme == Scheme::kFp32) return ((const float*)w.weight)[index];
-        const uint32_t bits = uint32_t(((const uint16_t*)w.weight)[index]) << 16;
-        float value;
-        memcpy(&value, &bits, 4);
-        return value;
+    const int64_t index = (tile * w.num_columns + c) * kTile;
+    switch (w.scheme) {
+        case Scheme::kFp32: return Fp32::load((const float*)w.weight + index)[lane];
+        case Scheme::kBf16: return Bf16::load((const uint16_t*)w.weight + index)[lane];
+        case Scheme::kInt8Wo:
+            return Int8::load((const int8_t*)w.weight + index)[lane] * *w.row_scales(n);
+        case Scheme::kFp8:
+            return Fp8::load((const uint8_t*)w.weight + index)[lane] * *w.row_scales(n);
+        default: break;
     }
     const int64_t group = tile * (w.num_columns / kGroup) + c / kGroup;
-    const float scale = from_fp16(u16x16{} + w.scale[group * kTile + lane])[0];
+    const float scale = from_fp16(u16x16{} + *w.group_scales(group * kTile + lane))[0];
     const int64_t quad = c % kGroup / 4, byte = lane * 4 + c % 4;
     const uint8_t* bytes = (const uint8_t*)w.weight;
     if (w.scheme == Scheme::kInt8)

@@ -29,9 +29,9 @@ enum class OpCode : int32_t {
 // Which count of the step is an operation's number of rows.
 enum class Rows : int32_t { kTokens, kLogits };
 
-enum class Scheme : int64_t { kFp32, kBf16, kInt8, kInt4 };
+enum class Scheme : int64_t { kFp32, kBf16, kInt8, kInt4, kInt8Wo, kInt4Wo, kFp8 };
 
-enum class KvType : int64_t { kFp32, kBf16 };
+enum class KvType : int64_t { kFp32, kBf16, kFp8 };
 
 enum class Activation : int64_t { kSilu, kGelu, kGeluTanh, kRelu, kRelu2 };
 
@@ -52,14 +52,18 @@ struct Counts {
 struct Weight {
     Scheme scheme;
     const void* weight;
-    const uint16_t* scale;
+    const void* scale;  // fp16 of groups, fp32 of rows
     const uint16_t* minimum;
     int64_t num_rows, num_columns;
+    float input_scale;  // of a product; 0: each row of the activations has its own
+
+    const uint16_t* group_scales(int64_t group) const { return (const uint16_t*)scale + group; }
+    const float* row_scales(int64_t row) const { return (const float*)scale + row; }
 };
 
 // One layer's part of the paged pool, [blocks, G, 2, block_size/16, tile]: a head's keys and values
 // of one block lie side by side, each in tiles of 16 tokens. Inside a tile of bf16 keys are
-// [K/2][16][2] and values [8][K][2]; of fp32, [K][16] and [16][K].
+// [K/2][16][2] and values [8][K][2]; of fp32 and fp8, [K][16] and [16][K].
 struct KvCache {
     KvType type;
     void* keys;

@@ -35,8 +35,8 @@ class Rows(enum.IntEnum):
     LOGITS = 1
 
 
-SCHEMES = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
-KV_TYPES = {torch.float32: 0, torch.bfloat16: 1}
+SCHEMES = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3, "int8_wo": 4, "int4_wo": 5, "fp8": 6}
+KV_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float8_e4m3fn: 2}
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu2": 4}
 
 

@@ -9,26 +9,6 @@
 namespace nimlite {
 namespace {
 
-// Calls body(offset, lanes) for each vector of a row; only the last may have fewer than 16 lanes.
-template <class Body>
-NIMLITE_INLINE void for_each_vector(int64_t dim, Body body) {
-    int64_t d = 0;
-    for (; d + kLanes <= dim; d += kLanes) body(d, kLanes);
-    if (d < dim) body(d, dim - d);
-}
-
-NIMLITE_INLINE f32x16 load_lanes(const float* p, int64_t lanes) {
-    if (lanes == kLanes) return load<f32x16>(p);
-    f32x16 x = {};
-    memcpy(&x, p, lanes * sizeof(float));
-    return x;
-}
-
-NIMLITE_INLINE void store_lanes(float* p, f32x16 x, int64_t lanes) {
-    if (lanes == kLanes) return store(p, x);
-    memcpy(p, &x, lanes * sizeof(float));
-}
-
 void norm_row(const float* x, const float* weight, float* y, int64_t dim, float eps) {
     f32x16 squares = {};
     for_each_vector(dim, [&](int64_t d, int64_t lanes) {
@@ -218,7 +198,9 @@ void rope_and_cache(float* qkv, const float* cos_sin, const int32_t* positions,
                     Range rows) {
     const int64_t dim = kv.head_dim, num_kv_heads = kv.num_kv_heads;
     const int64_t width = (num_heads + 2 * num_kv_heads) * dim;
-    const auto cache = kv.type == KvType::kFp32 ? &cache_head<Fp32> : &cache_head<Bf16>;
+    const auto cache = kv.type == KvType::kFp32   ? &cache_head<Fp32>
+                       : kv.type == KvType::kBf16 ? &cache_head<Bf16>
+                                                  : &cache_head<Fp8>;
     for (int64_t row = rows.begin; row < rows.end; ++row) {
         float* heads = qkv + row * width;
         if (rotary_dim > 0)

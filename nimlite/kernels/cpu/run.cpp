@@ -8,8 +8,13 @@ namespace nimlite {
 namespace {
 
 Weight weight_of(const Op& op) {
-    return {Scheme(op.sizes[0]),          op.pointers[1],  (const uint16_t*)op.pointers[2],
-            (const uint16_t*)op.pointers[3], op.sizes[1], op.sizes[2]};
+    return {Scheme(op.sizes[0]),
+            op.pointers[1],
+            op.pointers[2],
+            (const uint16_t*)op.pointers[3],
+            op.sizes[1],
+            op.sizes[2],
+            op.scalars[0]};
 }
 
 KvCache kv_of(const Op& op) {

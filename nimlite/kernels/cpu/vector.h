@@ -17,6 +17,7 @@ typedef float f32x16 __attribute__((vector_size(64)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef int16_t i16x16 __attribute__((vector_size(32)));
 typedef int8_t i8x16 __attribute__((vector_size(16)));
 typedef uint8_t u8x64 __attribute__((vector_size(64)));
 
@@ -42,6 +43,26 @@ NIMLITE_INLINE Vector load(const void* source) {
 template <class Vector>
 NIMLITE_INLINE void store(void* target, Vector vector) {
     memcpy(target, &vector, sizeof vector);
+}
+
+// Calls body(offset, lanes) for each vector of a row; only the last may have fewer than 16 lanes.
+template <class Body>
+NIMLITE_INLINE void for_each_vector(int64_t dim, Body body) {
+    int64_t d = 0;
+    for (; d + kLanes <= dim; d += kLanes) body(d, kLanes);
+    if (d < dim) body(d, dim - d);
+}
+
+NIMLITE_INLINE f32x16 load_lanes(const float* p, int64_t lanes) {
+    if (lanes == kLanes) return load<f32x16>(p);
+    f32x16 x = {};
+    memcpy(&x, p, lanes * sizeof(float));
+    return x;
+}
+
+NIMLITE_INLINE void store_lanes(float* p, f32x16 x, int64_t lanes) {
+    if (lanes == kLanes) return store(p, x);
+    memcpy(p, &x, lanes * sizeof(float));
 }
 
 NIMLITE_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
@@ -127,6 +148,58 @@ struct Bf16 {
     }
 };
 
+struct Int8 {
+    using Element = int8_t;
+    static NIMLITE_INLINE f32x16 load(const Element* p) {
+#if defined(__AVX512F__)
+        return (f32x16)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(nimlite::load<__m128i>(p)));
+#else
+        return __builtin_convertvector(nimlite::load<i8x16>(p), f32x16);
+#endif
+    }
+};
+
+NIMLITE_INLINE f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
+NIMLITE_INLINE f32x16 min(f32x16 a, f32x16 b) { return a < b ? a : b; }
+NIMLITE_INLINE f32x16 abs(f32x16 x) { return as_floats(as_bits(x) & 0x7FFFFFFF); }
+
+// e4m3: a sign, 4 bits of exponent about 7, 3 of mantissa; at most 448, no infinity.
+constexpr float kFp8Max = 448.0f;
+
+// To the nearest value of e4m3, ties to even; beyond the largest, to that. Below 2^-6 values are
+// multiples of 2^-9, which an addition rounds to.
+NIMLITE_INLINE f32x16 round_to_fp8(f32x16 x) {
+    x = max(min(x, broadcast(kFp8Max)), broadcast(-kFp8Max));
+    const i32x16 bits = as_bits(x);
+    const f32x16 normal = as_floats((bits + 0x7FFFF + (bits >> 20 & 1)) & ~0xFFFFF);
+    const f32x16 small = x + 24576.0f - 24576.0f;
+    return abs(x) < 0x1p-6f ? small : normal;
+}
+
+struct Fp8 {
+    using Element = uint8_t;
+    static constexpr int kPair = 1;
+    static NIMLITE_INLINE Element from(float x) {
+        const float rounded = round_to_fp8(broadcast(x))[0];
+        const float magnitude = rounded < 0 ? -rounded : rounded;
+        uint32_t bits;
+        memcpy(&bits, &magnitude, 4);
+        const uint32_t code =
+            magnitude < 0x1p-6f ? uint32_t(magnitude * 512.0f) : (bits >> 20) - (120 << 3);
+        return Element(code | (rounded < 0 ? 0x80 : 0));
+    }
+    // The bits shifted to where fp16 has them give 2^-8 of the value: its exponent is about 15.
+    static NIMLITE_INLINE f32x16 load(const Element* p) {
+#if defined(__AVX512F__)
+        const i16x16 wide = (i16x16)_mm256_cvtepi8_epi16(nimlite::load<__m128i>(p));
+#else
+        const i16x16 wide = __builtin_convertvector(nimlite::load<i8x16>(p), i16x16);
+#endif
+        return from_fp16((u16x16)(wide << 7 & int16_t(0xBFFF))) * 256.0f;
+    }
+    static NIMLITE_INLINE f32x16 load_step(const Element* p, int) { return load(p); }
+};
+
 // Adding 1.5 * 2^23 to |x| < 2^22 rounds it to the nearest integer, ties to even, and leaves that
 // integer in the low bits.
 constexpr float kRound = 12582912.0f;
@@ -134,9 +207,6 @@ constexpr float kRound = 12582912.0f;
 NIMLITE_INLINE i32x16 round_to_int(f32x16 x) {
     return as_bits(x + kRound) - as_bits(broadcast(kRound));
 }
-
-NIMLITE_INLINE f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
-NIMLITE_INLINE f32x16 abs(f32x16 x) { return as_floats(as_bits(x) & 0x7FFFFFFF); }
 
 template <class Vector, class Combine>
 NIMLITE_INLINE auto reduce(Vector x, Combine combine) {

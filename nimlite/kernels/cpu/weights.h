@@ -17,37 +17,106 @@ constexpr int64_t kGroup = 32;
 constexpr int64_t kSection = 32;  // columns
 constexpr int64_t kAhead = 8192;  // bytes between a read and the prefetch that runs before it
 
-// fp32 and bf16: weight [N/16, C, 16]; activations [C][MR].
+// fp32, bf16, int8_wo, int4_wo and fp8: multiplied in fp32; activations [C][MR].
 //
 // Each section of the columns is summed apart and then added: rounding errors grow with the length
 // of the chains instead of with C, and the processor overlaps the chains of two sections.
-template <class Number>
-struct DenseWeight {
-    using Element = typename Number::Element;
-
+template <class Columns>
+struct FloatWeight {
     static int64_t row_bytes(int64_t num_columns) { return 4 * num_columns; }
 
-    static void pack(const float* x, int64_t num_columns, int mr, char* packed) {
+    static void pack(const float* x, const Weight& weight, int mr, char* packed) {
+        const int64_t num_columns = weight.num_columns;
         float* target = (float*)packed;
-        for (int64_t c = 0; c < num_columns; ++c)
-            for (int r = 0; r < mr; ++r) *target++ = x[r * num_columns + c];
+        if constexpr (Columns::kRoundsInputs)
+            for (int r = 0; r < mr; ++r, x += num_columns) Columns::pack_row(x, weight, target + r, mr);
+        else
+            for (int64_t c = 0; c < num_columns; ++c)
+                for (int r = 0; r < mr; ++r) *target++ = x[r * num_columns + c];
     }
 
     template <int MR>
     static NIMLITE_INLINE void multiply(const char* packed, const Weight& weight, int64_t tile,
                                         f32x16* sums) {
         const float* x = (const float*)packed;
-        const Element* w = (const Element*)weight.weight + tile * weight.num_columns * kTile;
-        for (int64_t left = weight.num_columns; left > 0; left -= kSection) {
+        for (int64_t first = 0; first < weight.num_columns; first += kSection) {
             f32x16 section[MR] = {};
-            for (int64_t c = std::min(left, kSection); c > 0; --c, x += MR, w += kTile) {
-                prefetch((const char*)w + kAhead);
-                const f32x16 column = Number::load(w);
+            const int64_t count = std::min(weight.num_columns - first, kSection);
+            Columns::for_each(weight, tile, first, count, [&](f32x16 column) {
 #pragma GCC unroll 16
                 for (int r = 0; r < MR; ++r) section[r] = fma(broadcast(x[r]), column, section[r]);
-            }
+                x += MR;
+            });
 #pragma GCC unroll 16
             for (int r = 0; r < MR; ++r) sums[r] += section[r];
+        }
+        if constexpr (Columns::kScalesRows) {
+            const f32x16 scale = load<f32x16>(weight.row_scales(tile * kTile));
+#pragma GCC unroll 16
+            for (int r = 0; r < MR; ++r) sums[r] *= scale;
+        }
+    }
+};
+
+// Weight [N/16, C, 16], and where rows have scales, fp32 [N/16, 16].
+template <class Number, bool kScaled = false>
+struct DenseColumns {
+    using Element = typename Number::Element;
+    static constexpr bool kScalesRows = kScaled, kRoundsInputs = false;
+
+    template <class Body>
+    static NIMLITE_INLINE void for_each(const Weight& weight, int64_t tile, int64_t first,
+                                        int64_t count, Body body) {
+        const auto* w =
+            (const Element*)weight.weight + (tile * weight.num_columns + first) * kTile;
+        for (int64_t c = 0; c < count; ++c, w += kTile) {
+            prefetch((const char*)w + kAhead);
+            body(Number::load(w));
+        }
+    }
+};
+
+struct Fp8Columns : DenseColumns<Fp8, true> {
+    static constexpr bool kRoundsInputs = true;
+
+    // A row, each value as what its fp8 stands for, to every `stride`th of `target`.
+    static void pack_row(const float* x, const Weight& weight, float* target, int stride) {
+        const int64_t num_columns = weight.num_columns;
+        float scale = weight.input_scale;
+        if (scale == 0) {
+            f32x16 most = broadcast(1e-12f);
+            for_each_vector(num_columns, [&](int64_t c, int64_t lanes) {
+                most = max(most, abs(load_lanes(x + c, lanes)));
+            });
+            scale = largest(most) / kFp8Max;
+        }
+        for_each_vector(num_columns, [&](int64_t c, int64_t lanes) {
+            const f32x16 rounded = round_to_fp8(load_lanes(x + c, lanes) / scale) * scale;
+            for (int64_t i = 0; i < lanes; ++i) target[(c + i) * stride] = rounded[i];
+        });
+    }
+};
+
+// The layout of Int4Weight.
+struct Int4Columns {
+    static constexpr bool kScalesRows = false, kRoundsInputs = false;
+
+    template <class Body>
+    static NIMLITE_INLINE void for_each(const Weight& weight, int64_t tile, int64_t first, int64_t,
+                                        Body body) {
+        const int64_t group = (tile * weight.num_columns + first) / kGroup;
+        const f32x16 scale = from_fp16(load<u16x16>(weight.group_scales(group * kTile)));
+        const f32x16 minimum = from_fp16(load<u16x16>(weight.minimum + group * kTile));
+        const auto* w = (const uint8_t*)weight.weight + group * kGroup * kTile / 2;
+#pragma GCC unroll 4
+        for (int p = 0; p < 4; ++p) {
+            prefetch(w + p * 64 + kAhead);
+            const i32x16 eight = load<i32x16>(w + p * 64);
+#pragma GCC unroll 2
+            for (int high = 0; high < 8; high += 4)
+#pragma GCC unroll 4
+                for (int byte = 0; byte < 4; ++byte)
+                    body(fma(to_float(eight >> (8 * byte + high) & 15), scale, minimum));
         }
     }
 };
@@ -60,7 +129,8 @@ struct GroupedWeight {
 
     static int64_t row_bytes(int64_t num_columns) { return num_columns / kGroup * kRowBytes; }
 
-    static void pack(const float* x, int64_t num_columns, int mr, char* packed) {
+    static void pack(const float* x, const Weight& weight, int mr, char* packed) {
+        const int64_t num_columns = weight.num_columns;
         for (int64_t c = 0; c < num_columns; c += kGroup, packed += mr * kRowBytes)
             for (int r = 0; r < mr; ++r) pack_group(x + r * num_columns + c, r, mr, packed);
     }
@@ -88,7 +158,7 @@ struct GroupedWeight {
         const uint8_t* w = (const uint8_t*)weight.weight + first * Policy::kGroupBytes;
         for (int64_t g = first; g < first + num_groups; ++g) {
             const char* carried = packed + MR * (kGroup + 4);
-            const f32x16 scale = from_fp16(load<u16x16>(weight.scale + g * kTile));
+            const f32x16 scale = from_fp16(load<u16x16>(weight.group_scales(g * kTile)));
             i32x16 dots[MR];
             Policy::template dot<MR>((const int8_t*)packed, w, carried, dots);
             const float* x_scale = (const float*)(packed + MR * kGroup);
