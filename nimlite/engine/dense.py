@@ -2,6 +2,7 @@
 torch, or plans of TensorRT, which must agree with them first."""
 
 import logging
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -188,11 +189,11 @@ class DenseLayers:
         more than rounding costs."""
         precision = self.profile.precision
         generator = torch.Generator().manual_seed(0)
-        vocab_size = decoder.spec.vocab_size
+        spec = decoder.spec
         texts = [
-            torch.randint(vocab_size, (length,), generator=generator).tolist()
+            torch.randint(spec.vocab_size, (length,), generator=generator).tolist()
             for length in _SMOKE_LENGTHS
-            if length <= self.profile.max_num_tokens
+            if length <= min(self.profile.max_num_tokens, spec.max_positions)
         ]
         engine, reference = Evaluation(dense(decoder), kernels), Evaluation(decoder, kernels)
         try:
@@ -224,7 +225,10 @@ def _keep(file: Path, content: bytes) -> None:
         return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
+        # in one step: another process may read it
+        new = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
+        new.write_bytes(content)
+        new.replace(file)
     except OSError as error:
         _log.warning("%s can't be written: TensorRT compiles at every start (%s).", file, error)
 
