@@ -80,11 +80,11 @@ def _output_parser(
     body: ChatCompletionRequest, prompt: RenderedPrompt, dialect: Dialect
 ) -> OutputParser | None:
     tools = offered_tools(body.tools, body.tool_choice)
-    names = frozenset(tool.function.name for tool in tools)
+    schemas = {tool.function.name: tool.function.parameters or {} for tool in tools}
     if is_forced(body.tool_choice):
-        return dialect.forced_parser(names)
+        return dialect.forced_parser(schemas)
     max_calls = 1 if body.parallel_tool_calls is False else None
-    return dialect.output_parser(prompt.text, names, max_calls=max_calls)
+    return dialect.output_parser(prompt.text, schemas, max_calls=max_calls)
 
 
 def _thinking_budget(body: ChatCompletionRequest, tokenizer: Tokenizer) -> ThinkingBudget | None:

@@ -1,6 +1,8 @@
 """How a model writes what is no plain text: its calls of tools and its thoughts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from nimlite.server.output_parser import OutputParser
 from nimlite.server.reasoning import REASONING_FORMATS, ReasoningFormat, ReasoningParser
@@ -8,6 +10,9 @@ from nimlite.server.reasoning import detect as detect_reasoning
 from nimlite.server.tool_parsers.formats import TOOL_FORMATS, ToolFormat
 from nimlite.server.tool_parsers.formats import detect as detect_tools
 from nimlite.server.tool_parsers.parser import ToolParser
+
+Schemas = Mapping[str, Mapping[str, Any]]
+"""Of the arguments, by the tool's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,20 +40,21 @@ class Dialect:
         of_reasoning = (self.reasoning.begin, self.reasoning.end) if self.reasoning else ()
         return (*self.tools.openers, *self.tools.closers, *of_reasoning)
 
-    def forced_parser(self, tool_names: frozenset[str]) -> OutputParser:
+    def forced_parser(self, schemas: Schemas) -> OutputParser:
         """For an answer whose grammar allows calls and nothing else."""
-        tools = ToolParser(self.tools, tool_names)
+        tools = ToolParser(self.tools, schemas)
         return OutputParser(None, tools, has_short_ids=self.tools.has_short_ids)
 
     def output_parser(
-        self, prompt: str, tool_names: frozenset[str], *, max_calls: int | None = None
+        self, prompt: str, schemas: Schemas, *, max_calls: int | None = None
     ) -> OutputParser | None:
-        """For an answer to `prompt`, the rendered text. None: all of it is content."""
+        """For an answer to `prompt`, the rendered text, that may call the tools of `schemas`. None:
+        all of it is content."""
         thoughts = tools = None
         if self.reasoning is not None:
             thoughts = ReasoningParser(self.reasoning, is_open=self.reasoning.is_open(prompt))
-        if tool_names:
-            tools = ToolParser(self.tools, tool_names)
+        if schemas:
+            tools = ToolParser(self.tools, schemas)
         if thoughts is None and tools is None:
             return None
         return OutputParser(

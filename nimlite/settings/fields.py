@@ -109,7 +109,8 @@ class Settings:
     """TCP port to listen on."""
     tool_call_parser: Annotated[ToolCallParserName | None, Group.SERVER] = None
     """How the model writes calls of tools: hermes, llama3_json, pythonic, mistral, granite,
-    granite-20b-fc, phi4_mini_json or jamba. Unset: as its chat template says."""
+    granite-20b-fc, phi4_mini_json, nemotron, qwen3_coder or jamba. Unset: as its chat template
+    says."""
     reasoning_parser: Annotated[ReasoningParserName | None, Group.SERVER] = None
     """How the model marks its thoughts: think (`<think>`), brackets (`[THINK]`) or none. Unset:
     as its chat template says."""

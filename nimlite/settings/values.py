@@ -54,6 +54,8 @@ class ToolCallParser(enum.StrEnum):
     GRANITE = "granite"
     GRANITE_20B = "granite-20b-fc"
     PHI4_MINI = "phi4_mini_json"
+    NEMOTRON = "nemotron"
+    QWEN3_CODER = "qwen3_coder"
     JAMBA = "jamba"
 
 

@@ -67,7 +67,7 @@ def test_what_is_enforced_is_what_the_parser_reads(
     matcher = compiler.matcher(calls_grammar(form, FUNCTIONS, {}, is_single=False))
     assert matcher.consume_tokens(tokenizer.encode(text, add_special_tokens=False).ids)
     assert matcher.is_accepting()
-    parser = ToolParser(tool_format, frozenset(SCHEMAS))
+    parser = ToolParser(tool_format, SCHEMAS)
     events = [*parser.feed(text), *parser.finish()]
     assert [event.name for event in events if isinstance(event, CallBegin)] == [c[0] for c in calls]
     found = [json.loads(event.text) for event in events if isinstance(event, CallArguments)]

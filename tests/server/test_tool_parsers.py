@@ -13,7 +13,8 @@ from nimlite.server.tool_parsers.scanner import CallArguments, CallBegin, Event
 from nimlite.settings.values import ToolCallParser
 
 EXAMPLES = settings(max_examples=25, deadline=None)
-NAMES = frozenset({"f", "get_weather", "files.read"})
+TYPES = {"a": {"type": ["object", "integer"]}, "city": {"type": "string"}}
+SCHEMAS = {name: {"properties": TYPES} for name in ("f", "get_weather", "files.read")}
 Call = tuple[str, dict[str, object]]
 
 json_values = st.recursive(
@@ -23,7 +24,7 @@ json_values = st.recursive(
 )
 identifiers = st.sampled_from(["a", "city", "_x1", "größe"])
 arguments = st.dictionaries(identifiers, json_values, max_size=3)
-calls = st.lists(st.tuples(st.sampled_from(sorted(NAMES)), arguments), min_size=1, max_size=3)
+calls = st.lists(st.tuples(st.sampled_from(sorted(SCHEMAS)), arguments), min_size=1, max_size=3)
 
 
 def as_json(call: Call, key: str = "arguments") -> str:
@@ -32,6 +33,10 @@ def as_json(call: Call, key: str = "arguments") -> str:
 
 def as_python(call: Call) -> str:
     return f"{call[0]}({', '.join(f'{key}={value!r}' for key, value in call[1].items())})"
+
+
+def as_json_in_tags(call: Call) -> str:
+    return f"<tool_call>\n{as_json(call)}\n</tool_call>"
 
 
 WRITERS: dict[str, Callable[[Sequence[Call]], str]] = {
@@ -44,6 +49,8 @@ WRITERS: dict[str, Callable[[Sequence[Call]], str]] = {
     "granite": lambda calls: f"<|tool_call|>[{', '.join(map(as_json, calls))}]",
     "granite-20b-fc": lambda calls: " ".join(f"<function_call> {as_json(call)}" for call in calls),
     "phi4_mini_json": lambda calls: f"functools[{', '.join(map(as_json, calls))}]",
+    "nemotron": lambda calls: f"<TOOLCALL>[{', '.join(map(as_json, calls))}]</TOOLCALL>",
+    "qwen3_coder": lambda calls: "\n".join(map(as_json_in_tags, calls)),
     "jamba": lambda calls: f"<tool_calls>[\n{', '.join(map(as_json, calls))}\n]</tool_calls>",
 }
 FRAGMENTS = (
@@ -65,7 +72,7 @@ def cut(text: str, data: st.DataObject) -> list[str]:
 
 def read(tool_format: ToolFormat, chunks: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
     """Content, and calls as (name, arguments)."""
-    parser = ToolParser(tool_format, NAMES)
+    parser = ToolParser(tool_format, SCHEMAS)
     events: list[Event] = [event for chunk in chunks for event in parser.feed(chunk)]
     events += parser.finish()
     content, found = "", []
@@ -124,7 +131,13 @@ def test_words_around_calls_are_content(name: str, called: list[Call], words: st
 
 
 HERMES, LLAMA = TOOL_FORMATS["hermes"], TOOL_FORMATS["llama3_json"]
+CODER = TOOL_FORMATS["qwen3_coder"]
 MISTRAL, PYTHONIC = TOOL_FORMATS["mistral"], TOOL_FORMATS["pythonic"]
+VALUES = (
+    '<parameter=a>\n{"b": [1]}\n</parameter>\n<parameter=city>\n1\n2 <b>\n</parameter>\n'
+    "<parameter=a>True</parameter><parameter=other>7</parameter>\n"
+)
+CODED = r"""{"a": {"b": [1]}, "city": "1\n2 <b>", "a": true, "other": "7"}"""
 ESCAPED = r"""{"a": "'", "b": "\\dA"}"""
 A_PAIR = '{"a": [1, 2.5], "b": {"1": null}}'
 
@@ -155,6 +168,15 @@ A_PAIR = '{"a": [1, 2.5], "b": {"1": null}}'
         (PYTHONIC, r"[f(a='\'', b='\d\x41')]", "", [("f", ESCAPED)]),
         (PYTHONIC, "[f(a=(1, 2.5,), b={1: None})]", "", [("f", A_PAIR)]),
         (PYTHONIC, "[f(a=inf)]", "inf)]", [("f", '{"a": ')]),
+        (
+            CODER,
+            f"<tool_call>\n<function=f>\n{VALUES}</function>\n</tool_call>",
+            "",
+            [("f", CODED)],
+        ),
+        (CODER, "<tool_call><function=f></function></tool_call>", "", [("f", "{}")]),
+        (CODER, "<tool_call><function=f>x", "x", [("f", "")]),
+        (CODER, "<tool_call><function f>", None, []),
         (PYTHONIC, "[f](https://example.org)", None, []),
         (PYTHONIC, "[f(1)]", None, []),
         (PYTHONIC, "[unknown(a=1)]", None, []),
@@ -177,6 +199,8 @@ def test_what_models_write_beside_the_rule(
         ),
         ("You SHOULD put it as [func_name1(params_name1=params_value1)]", "pythonic"),
         ("{{ '[TOOL_CALLS] [' }}", "mistral"),
+        ("<TOOLCALL>[{{ call }}]</TOOLCALL>", "nemotron"),
+        ("<tool_call>\n<function=name>", "qwen3_coder"),
         ("<|tool_call|> followed by a list", "granite"),
         ("<|tool_call|>[{{ call }}]<|/tool_call|>", "phi4_mini_json"),
         ("nothing about it", "hermes"),

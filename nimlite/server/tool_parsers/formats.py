@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from nimlite.server.tool_parsers.json_calls import read_calls
 from nimlite.server.tool_parsers.mistral_calls import read_mistral_calls
-from nimlite.server.tool_parsers.names import Accepts
+from nimlite.server.tool_parsers.names import KnownTools
 from nimlite.server.tool_parsers.pythonic_calls import read_pythonic_or_json_calls
 from nimlite.server.tool_parsers.scanner import Reading, Scanner
+from nimlite.server.tool_parsers.xml_calls import read_xml_or_json_calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class ToolFormat:
     """Marks around calls, and the reader of what is between them."""
 
     name: str
-    read: Callable[[Scanner, Accepts], Reading[None]]
+    read: Callable[[Scanner, KnownTools], Reading[None]]
     form: CallForm
     openers: tuple[str, ...] = ()
     closers: tuple[str, ...] = ()
@@ -93,6 +94,20 @@ PHI4_MINI = ToolFormat(
     openers=("<|tool_call|>", "functools"),
     closers=("<|/tool_call|>",),
 )
+NEMOTRON = ToolFormat(
+    name="nemotron",
+    read=read_calls,
+    form=CallForm(before="<TOOLCALL>[", between=", ", after="]</TOOLCALL>"),
+    openers=("<TOOLCALL>",),
+    closers=("</TOOLCALL>",),
+)
+QWEN3_CODER = ToolFormat(
+    name="qwen3_coder",
+    read=read_xml_or_json_calls,
+    form=HERMES.form,
+    openers=("<tool_call>",),
+    closers=("</tool_call>",),
+)
 JAMBA = ToolFormat(
     name="jamba",
     read=read_calls,
@@ -110,6 +125,8 @@ TOOL_FORMATS = {
         GRANITE,
         GRANITE_20B,
         PHI4_MINI,
+        NEMOTRON,
+        QWEN3_CODER,
         JAMBA,
     )
 }
@@ -119,6 +136,8 @@ _SIGNS = (
     ("[TOOL_CALLS]", MISTRAL),
     ("func_name1(", PYTHONIC),
     ("<tool_calls>", JAMBA),
+    ("<TOOLCALL>", NEMOTRON),
+    ("<function=", QWEN3_CODER),
     ("<|/tool_call|>", PHI4_MINI),
     ("functools[", PHI4_MINI),
     ("<|tool_call|>", GRANITE),

@@ -3,27 +3,27 @@
 import json
 
 from nimlite.server.tool_parsers.json_values import copy_value, read_string
-from nimlite.server.tool_parsers.names import Accepts
+from nimlite.server.tool_parsers.names import KnownTools
 from nimlite.server.tool_parsers.scanner import NotACallError, Reading, Scanner
 
 _ARGUMENTS = frozenset({"arguments", "parameters"})
 
 
-def read_calls(scanner: Scanner, accepts: Accepts) -> Reading[None]:
+def read_calls(scanner: Scanner, tools: KnownTools) -> Reading[None]:
     """An object, or an array of objects."""
     yield from scanner.skip_space()
     if (yield from scanner.peek()) != "[":
-        yield from _Call(scanner, accepts).read()
+        yield from _Call(scanner, tools).read()
         return
     yield from scanner.take()
-    yield from read_call_list(scanner, accepts)
+    yield from read_call_list(scanner, tools)
 
 
-def read_call_list(scanner: Scanner, accepts: Accepts) -> Reading[None]:
+def read_call_list(scanner: Scanner, tools: KnownTools) -> Reading[None]:
     """The rest of an array that is open."""
     separator = ","
     while separator != "]":
-        yield from _Call(scanner, accepts).read()
+        yield from _Call(scanner, tools).read()
         yield from scanner.skip_space()
         separator = yield from scanner.take()
         if separator not in ",]":
@@ -34,9 +34,9 @@ def read_call_list(scanner: Scanner, accepts: Accepts) -> Reading[None]:
 class _Call:
     """One object. It begins as a call as soon as its name and some of its arguments are there."""
 
-    def __init__(self, scanner: Scanner, accepts: Accepts) -> None:
+    def __init__(self, scanner: Scanner, tools: KnownTools) -> None:
         self._scanner = scanner
-        self._accepts = accepts
+        self._tools = tools
         self._name: str | None = None
         self._early: str | None = None
         """Arguments that came before the name."""
@@ -67,7 +67,7 @@ class _Call:
         yield from scanner.skip_space()
         if key == "name" and self._name is None:
             self._name = yield from read_string(scanner)
-            if not self._accepts(self._name):
+            if not self._tools.accept(self._name):
                 raise NotACallError
         elif key in _ARGUMENTS and not self._has_begun and self._early is None:
             yield from self._read_arguments()

@@ -1,9 +1,11 @@
 """The calls and the content of one answer, told apart while it arrives."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from nimlite.server.tool_parsers.formats import ToolFormat
-from nimlite.server.tool_parsers.names import is_tool_name
+from nimlite.server.tool_parsers.names import KnownTools
 from nimlite.server.tool_parsers.scanner import (
     EndOfTextError,
     Event,
@@ -21,10 +23,11 @@ class ToolParser:
     come of its arguments.
     """
 
-    def __init__(self, tool_format: ToolFormat, names: frozenset[str]) -> None:
-        """`names`: the tools that there are. A call that no mark opens must name one of them."""
+    def __init__(self, tool_format: ToolFormat, schemas: Mapping[str, Mapping[str, Any]]) -> None:
+        """`schemas`: of the arguments, by tool. A call that no mark opens must name one of them."""
         self._format = tool_format
-        self._names = names
+        self._tools = KnownTools(schemas, takes_any=False)
+        self._any_tools = KnownTools(schemas, takes_any=True)
         self._scanner = Scanner()
         self._is_between = False
         """Behind calls, where another may follow."""
@@ -82,7 +85,7 @@ class ToolParser:
 
     def _read_bare(self) -> Reading[None]:
         """An answer may be a call from its first character on."""
-        yield from self._format.read(self._scanner, self._names.__contains__)
+        yield from self._format.read(self._scanner, self._tools)
         yield from self._read_between()
 
     def _read_content(self) -> Reading[None]:
@@ -95,7 +98,7 @@ class ToolParser:
             while scanner.raw and not any(opener.startswith(scanner.raw) for opener in openers):
                 scanner.release(1)
         self._is_in_content = False
-        yield from self._format.read(scanner, is_tool_name)
+        yield from self._format.read(scanner, self._any_tools)
         yield from self._read_between()
 
     def _read_between(self) -> Reading[None]:
@@ -113,5 +116,4 @@ class ToolParser:
             if mark is None:
                 raise NotACallError
             is_marked = mark in fmt.openers
-            accepts = is_tool_name if is_marked else self._names.__contains__
-            yield from fmt.read(scanner, accepts)
+            yield from fmt.read(scanner, self._any_tools if is_marked else self._tools)

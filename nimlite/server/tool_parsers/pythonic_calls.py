@@ -4,7 +4,7 @@ import json
 import math
 
 from nimlite.server.tool_parsers.json_calls import read_call_list
-from nimlite.server.tool_parsers.names import Accepts, read_name
+from nimlite.server.tool_parsers.names import KnownTools, read_name
 from nimlite.server.tool_parsers.scanner import NotACallError, Reading, Scanner
 
 _WORDS = {
@@ -23,21 +23,21 @@ _MAX_DEPTH = 64
 """Of lists in dictionaries in lists …"""
 
 
-def read_pythonic_or_json_calls(scanner: Scanner, accepts: Accepts) -> Reading[None]:
+def read_pythonic_or_json_calls(scanner: Scanner, tools: KnownTools) -> Reading[None]:
     """Calls that are enforced come as JSON: [{"name": …}, …]."""
     yield from scanner.skip_space()
     yield from scanner.expect("[")
     yield from scanner.skip_space()
     is_json = (yield from scanner.peek()) == "{"
-    yield from (read_call_list if is_json else _read_list)(scanner, accepts)
+    yield from (read_call_list if is_json else _read_list)(scanner, tools)
 
 
-def _read_list(scanner: Scanner, accepts: Accepts) -> Reading[None]:
+def _read_list(scanner: Scanner, tools: KnownTools) -> Reading[None]:
     """The rest of a list of calls with keyword arguments; their values are literals."""
     separator = ","
     while separator != "]":
         yield from scanner.skip_space()
-        yield from _read_call(scanner, accepts)
+        yield from _read_call(scanner, tools)
         yield from scanner.skip_space()
         separator = yield from scanner.take()
         if separator not in ",]":
@@ -45,8 +45,8 @@ def _read_list(scanner: Scanner, accepts: Accepts) -> Reading[None]:
     scanner.commit()
 
 
-def _read_call(scanner: Scanner, accepts: Accepts) -> Reading[None]:
-    name = yield from read_name(scanner, accepts)
+def _read_call(scanner: Scanner, tools: KnownTools) -> Reading[None]:
+    name = yield from read_name(scanner, tools)
     yield from scanner.skip_space()
     yield from scanner.expect("(")
     yield from scanner.skip_space()
