@@ -18,7 +18,7 @@ from nimlite.quant.fp8 import static_input_scale
 from nimlite.quant.gptq import gptq, hessian
 from nimlite.quant.grid import Grid, fitted_int4_grid, fp8_grid, int8_grid
 from nimlite.quant.rounded import RoundedMatrix
-from nimlite.quant.rtn import group_size_for, nearest_int8
+from nimlite.quant.rtn import GROUP_SIZE, group_size_for, nearest_int8
 from nimlite.quant.smoothquant import smoothing_factors
 
 _ALWAYS_CALIBRATED = frozenset({Precision.INT8_SQ, Precision.INT4_AWQ, Precision.INT4_GPTQ})
@@ -35,6 +35,11 @@ _SMALL_GROUP = 32
 def is_calibrated(precision: Precision, spec: ModelSpec) -> bool:
     """Whether activations are measured for it where nobody asks."""
     return precision in (CALIBRATED if _is_small(spec) else _ALWAYS_CALIBRATED)
+
+
+def largest_int4_group(spec: ModelSpec) -> int:
+    """Of neighbours in a row that share a scale, where so many divide it."""
+    return _SMALL_GROUP if _is_small(spec) else GROUP_SIZE
 
 
 def _is_small(spec: ModelSpec) -> bool:
@@ -96,8 +101,7 @@ class _Calibration:
     device: torch.device
 
     def group_size(self, num_columns: int) -> int:
-        size = group_size_for(num_columns)
-        return min(size, _SMALL_GROUP) if _is_small(self.spec) else size
+        return min(group_size_for(num_columns), largest_int4_group(self.spec))
 
     def int4_grid(self, weight_NC: torch.Tensor, hessian_CC: torch.Tensor) -> Grid:
         group_size = self.group_size(weight_NC.shape[1])

@@ -70,8 +70,8 @@ class DenseLayers:
     stream: Callable[[], int]
     """The handle of the stream that work goes to now."""
     packages: Sequence[str] = PACKAGES
-    binder: Callable[[WeightFormat], Bind] = binder
-    """How weights of a format become the plans' inputs."""
+    binder: Callable[[WeightFormat, int], Bind] = binder
+    """How weights of a format, in groups of at most so many, become the plans' inputs."""
 
     @classmethod
     def on(
@@ -174,7 +174,7 @@ class DenseLayers:
         trt = find_runtime(self.capability, self.packages)
         runtime = PlanRuntime(trt, self.device, self.stream, known)
         parts = {segment.kind: segment for segment in plans.segments(spec)}
-        bound = segment_weights(parts, weights, self.binder(plans.weights))
+        bound = segment_weights(parts, weights, self.binder(plans.weights, plans.max_group))
         executors = load_executors(
             runtime,
             {

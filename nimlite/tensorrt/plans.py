@@ -7,6 +7,7 @@ from types import ModuleType
 
 from pydantic import TypeAdapter, ValidationError
 
+from nimlite.build.quantize import largest_int4_group
 from nimlite.errors import TargetError
 from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Precision, Profile
@@ -49,18 +50,28 @@ class PlanSet:
     weights: WeightFormat
     max_tokens: int
     """The largest step."""
+    max_group: int
+    """Of int4 weights: the most neighbours that share a scale."""
     files: Mapping[Kind, str]
     """Empty: not built yet."""
 
     def __str__(self) -> str:
+        groups = f" in groups of {self.max_group}" if self.weights == "int4" else ""
         return (
             f"{self.module} {self.version} for compute capability {text(self.capability)},"
-            f" {self.dtype} with {self.weights} weights, steps of up to {self.max_tokens} tokens"
+            f" {self.dtype} with {self.weights} weights{groups}, steps of up to {self.max_tokens}"
+            " tokens"
         )
 
     def segments(self, spec: ModelSpec) -> tuple[Segment, ...]:
         """What they are built of."""
-        return segments(spec, dtype=self.dtype, weights=self.weights, max_tokens=self.max_tokens)
+        return segments(
+            spec,
+            dtype=self.dtype,
+            weights=self.weights,
+            max_tokens=self.max_tokens,
+            max_group=self.max_group,
+        )
 
 
 _PLANS = TypeAdapter(PlanSet)
@@ -97,6 +108,7 @@ def wanted_plans(
         weights=weights,
         # a power of two, so that a limit that changes a little finds its engine again
         max_tokens=1 << (profile.max_num_tokens - 1).bit_length(),
+        max_group=largest_int4_group(spec),
         files={},
     )
 

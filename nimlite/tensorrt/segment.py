@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nimlite.models.spec import ModelSpec
-from nimlite.quant.rtn import group_size_for
+from nimlite.quant.rtn import GROUP_SIZE, group_size_for
 
 Kind = Literal["first", "middle", "last"]
 DType = Literal["bf16", "fp16", "fp32", "fp8", "int8", "int4", "int64"]
@@ -76,6 +76,8 @@ class Segment:
     neighbours in a row."""
     max_tokens: int
     """The largest T."""
+    max_group: int = GROUP_SIZE
+    """The largest group of int4."""
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -130,6 +132,10 @@ class Segment:
         }
         return shapes[name]
 
+    def group_size(self, num_columns: int) -> int:
+        """Of int4: neighbours in a row that share a scale and an offset."""
+        return min(group_size_for(num_columns), self.max_group)
+
     @property
     def _queries(self) -> int:
         return self.spec.num_heads * self.spec.head_dim
@@ -158,7 +164,7 @@ class Segment:
         dtype = _WEIGHT_TYPES.get(self.weights, self.dtype)
         biases = (Port(f"{name}.bias", "fp32", (rows,)),) if has_bias else ()
         if self.weights == "int4":
-            group_size = group_size_for(columns)
+            group_size = self.group_size(columns)
             groups = rows * columns // group_size
             return (
                 Port(name, dtype, (groups, group_size)),
@@ -180,6 +186,7 @@ def segments(
     dtype: ActivationType,
     weights: WeightFormat = "dense",
     max_tokens: int,
+    max_group: int = GROUP_SIZE,
 ) -> tuple[Segment, ...]:
     """The distinct segments of a decoder: first, middle (where it has more than a layer), last."""
     kinds: tuple[Kind, ...] = (
@@ -192,6 +199,7 @@ def segments(
             dtype=dtype,
             weights=weights,
             max_tokens=max_tokens,
+            max_group=max_group,
         )
         for kind in kinds
     )

@@ -9,7 +9,7 @@ import torch
 
 from nimlite.kernels.triton.weights import from_words
 from nimlite.quant.base import PackedWeight
-from nimlite.quant.rtn import group_size_for
+from nimlite.quant.rtn import GROUP_SIZE, group_size_for
 from nimlite.tensorrt.decoder import Bind, Tensors
 from nimlite.tensorrt.runtime import UnavailableError
 from nimlite.tensorrt.segment import WeightFormat
@@ -24,17 +24,18 @@ _SCHEMES: dict[str, WeightFormat] = {
 }
 
 
-def binder(weights: WeightFormat) -> Bind:
-    """How a model's weights become the ports of segments that take `weights`.
+def binder(weights: WeightFormat, max_group: int = GROUP_SIZE) -> Bind:
+    """How a model's weights become the ports of segments that take `weights`, int4 in groups of at
+    most `max_group`.
 
     Rows are used where they lie; words of 4- and 8-bit fields are laid out anew, which takes their
     memory again. It raises UnavailableError for a weight in another format: of a published
     checkpoint some may be.
     """
-    return partial(_bind, weights)
+    return partial(_bind, weights, max_group)
 
 
-def _bind(weights: WeightFormat, weight: PackedWeight) -> Tensors:
+def _bind(weights: WeightFormat, max_group: int, weight: PackedWeight) -> Tensors:
     tensors, columns = weight.tensors, weight.num_columns
     if _SCHEMES.get(weight.scheme) != weights:
         raise UnavailableError(f"its plans take {weights} weights, and some are {weight.scheme}")
@@ -45,7 +46,7 @@ def _bind(weights: WeightFormat, weight: PackedWeight) -> Tensors:
     if "order" in tensors:
         raise UnavailableError("its plans take columns in their own order, and some are sorted")
     num_groups = len(tensors["scale"])
-    wanted = 1 if weights == "int8" else columns // group_size_for(columns)
+    wanted = 1 if weights == "int8" else columns // min(group_size_for(columns), max_group)
     if num_groups != wanted:
         raise UnavailableError(
             f"its plans take {wanted} scales for a row of {columns} {weights} weights, and some"

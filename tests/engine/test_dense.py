@@ -78,7 +78,7 @@ def layers(
         device=torch.device("cpu"),
         stream=lambda: STREAM,
         packages=RTX,
-        binder=lambda weights: in_fp16,
+        binder=lambda weights, max_group: in_fp16,
     )
 
 

@@ -76,6 +76,15 @@ def test_what_plans_can_not_do_is_said(changes: dict[str, object], reason: str) 
     assert str(refusal.value) == reason
 
 
+def test_small_models_have_small_groups_of_int4() -> None:
+    small = wanted(precision=Precision.INT4_AWQ)
+    assert (small.max_group, "int4 weights in groups of 32, steps" in str(small)) == (32, True)
+    assert small.segments(TINY_SPEC)[0].group_size(64) == 32
+    large = replace(TINY_SPEC, hidden_size=8192, vocab_size=128000, intermediate_size=8192)
+    profile = replace(PROFILE, precision=Precision.INT4_AWQ)
+    assert wanted_plans(large, profile, (8, 9), RTX).max_group == 128
+
+
 def test_what_the_gpu_can_not_multiply_is_said() -> None:
     with pytest.raises(UnavailableError) as refusal:
         wanted_plans(TINY_SPEC, replace(PROFILE, precision=Precision.FP8), (8, 0), RTX)

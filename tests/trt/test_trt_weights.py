@@ -43,11 +43,11 @@ def test_words_of_8_bits_become_rows() -> None:
     assert torch.equal(ports[""] * ports[".scales"].unsqueeze(1), W8A16.unpack(packed))
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_words_of_4_bits_become_a_row_for_each_group(symmetric: bool) -> None:
-    packed = W4A16.pack_rounded(nearest_int4(MATRIX_NC, group_size=128, symmetric=symmetric))
-    ports = binder("int4")(packed)
-    assert ports[""].shape == (72, 64) and ports[""].is_contiguous()
+@pytest.mark.parametrize(("size", "symmetric"), [(128, False), (128, True), (32, False)])
+def test_words_of_4_bits_become_a_row_for_each_group(size: int, symmetric: bool) -> None:
+    packed = W4A16.pack_rounded(nearest_int4(MATRIX_NC, group_size=size, symmetric=symmetric))
+    ports = binder("int4", size)(packed)
+    assert ports[""].shape == (24 * 384 // size, size // 2) and ports[""].is_contiguous()
     scales, offsets = (ports[name].unsqueeze(1) for name in (".scales", ".offsets"))
     matrix_NC = (nibbles(ports[""]) * scales + offsets).reshape(24, 384)
     assert torch.allclose(matrix_NC, W4A16.unpack(packed), atol=1e-5)
