@@ -9,6 +9,7 @@ import pytest
 from fakes.live_server import LiveServer, live_server
 from fakes.tiny_model import make_config
 from fakes.tool_model import ToolModel
+from pydantic import BaseModel
 
 from nimlite.server.state import ServerState
 
@@ -91,6 +92,16 @@ def test_the_events_add_up_to_the_same(client: openai.OpenAI, model: ToolModel) 
     assert whole.output[1].content[0].text == text.content[0].text
     assert whole.output[2].arguments == call.arguments
     assert streamed.usage.output_tokens_details.reasoning_tokens > 1
+
+
+class Weather(BaseModel):
+    city: str
+
+
+def test_the_clients_parse_helper(client: openai.OpenAI, model: ToolModel) -> None:
+    model.says = '{"city": "Köln"}'
+    response = client.responses.parse(model="tiny", input="where?", text_format=Weather)
+    assert response.output_parsed == Weather(city="Köln")
 
 
 def test_a_conversation_by_ids(client: openai.OpenAI, model: ToolModel) -> None:

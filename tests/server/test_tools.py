@@ -1,5 +1,6 @@
 """Calls of tools and thoughts, as the real client sees them."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from fakes.live_server import live_server
 from fakes.tiny_model import EOS_ID, encode, make_config
 from fakes.tool_model import ToolModel
+from pydantic import BaseModel
 
 from nimlite.engine.request import Request
 from nimlite.server.state import ServerState
@@ -89,6 +91,29 @@ def test_calls_of_a_stream(client: openai.OpenAI, model: ToolModel) -> None:
     assert message.tool_calls is not None
     assert [call.function.name for call in message.tool_calls] == ["get_weather", "get_time"]
     assert json.loads(message.tool_calls[0].function.arguments) == {"city": "Köln"}
+
+
+class GetWeather(BaseModel):
+    city: str
+
+
+def test_the_clients_helpers_for_tools(client: openai.OpenAI, model: ToolModel) -> None:
+    model.says = '<tool_call>{"name": "GetWeather", "arguments": {"city": "Köln"}}</tool_call>'
+    tool = openai.pydantic_function_tool(GetWeather)
+    answer = client.chat.completions.parse(model="tiny", messages=ASK, tools=[tool])
+    [call] = answer.choices[0].message.tool_calls or []
+    assert call.function.parsed_arguments == GetWeather(city="Köln")
+
+    async def ask() -> str:
+        async with openai.AsyncOpenAI(base_url=client.base_url, api_key="none") as other:
+            stream = await other.chat.completions.create(
+                model="tiny", messages=ASK, tools=[tool], stream=True
+            )
+            deltas = [chunk.choices[0].delta async for chunk in stream]
+        calls = [call for delta in deltas for call in delta.tool_calls or []]
+        return "".join(call.function.arguments or "" for call in calls if call.function)
+
+    assert json.loads(asyncio.run(ask())) == {"city": "Köln"}
 
 
 def test_only_calls_have_no_content(client: openai.OpenAI, model: ToolModel) -> None:
