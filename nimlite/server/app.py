@@ -1,5 +1,6 @@
 """The HTTP application: paths to endpoints."""
 
+import functools
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -57,8 +58,8 @@ def create_app(state: ServerState) -> FastAPI:
     _add_health(app, state)
     _add_metadata(app, state)
     add_page(app)
-    schema = _openapi(app)
-    app.openapi = lambda: schema  # type: ignore[method-assign]
+    # Made when it is asked for: it would take a tenth of a start.
+    app.openapi = functools.cache(lambda: _openapi(app))  # type: ignore[method-assign]
     return app
 
 

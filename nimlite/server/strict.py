@@ -11,7 +11,13 @@ from nimlite.errors import RequestError
 class Strict(BaseModel):
     """Base of all bodies."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        frozen=True,
+        use_attribute_docstrings=True,  # for /docs
+    )
 
 
 def refuse_unless(*neutral: object) -> AfterValidator:
