@@ -5,7 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nimlite.errors import ArtifactError, ChecksumError, ModelError, SettingError
+from nimlite.errors import (
+    ArtifactError,
+    ChecksumError,
+    ModelError,
+    SelfTestError,
+    SettingError,
+)
 from nimlite.lookup import is_made, open_made
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Artifact, Device, Profile
@@ -143,18 +149,37 @@ def _build(
     backend: "Backend",
     progress: Progress,
 ) -> "EngineDirectory":
-    """Found or built, in `home` or in the cache, and in use from now on."""
+    """Found or built, in `home` or in the cache, and in use from now on. The cache remembers an
+    engine that failed its self-test, and the next start does not build it again."""
     from nimlite.build.builder import build_engine
     from nimlite.build.engine_dir import remember
 
     there = home or store.engine_path(plan.selection.manifest.family, job.key)
-    built = build_engine(job, there, progress, backend)
-    while not use(built.path, ENGINE_FILE):  # evicted in this very moment
+    failure = store.root / "failures" / job.key
+    if home is None and failure.exists():
+        raise SelfTestError(
+            f"{failure.read_text()} That was at an earlier start; to try again, remove {failure}."
+        )
+    try:
         built = build_engine(job, there, progress, backend)
+        while not use(built.path, ENGINE_FILE):  # evicted in this very moment
+            built = build_engine(job, there, progress, backend)
+    except SelfTestError as error:
+        if home is None:
+            _remember_failure(failure, error)
+        raise
     sweep(store.root)
     if plan.settings.cache_max_bytes:
         evict(store.root, plan.settings.cache_max_bytes)
     return remember(built, job.profile) if home else built
+
+
+def _remember_failure(file: Path, error: SelfTestError) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(error))
+    except OSError as problem:
+        _log.debug("%s can't be written: %s", file, problem)
 
 
 def _built_profile(plan: Plan, home: Path | None) -> Profile:

@@ -2,20 +2,25 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fakes.candidate import LogitsOnly
 from fakes.llama import random_llama
 
 from nimlite.build.converted_dir import ConvertedDirectory
 from nimlite.build.engine_dir import EngineDirectory
+from nimlite.build.selftest import Candidate
 from nimlite.engine.backend import Backend
-from nimlite.errors import ChecksumError, DownloadError, ModelError, SettingError
+from nimlite.engine.cpu import CpuBackend
+from nimlite.errors import ChecksumError, DownloadError, ModelError, SelfTestError, SettingError
 from nimlite.lookup import find_manifest
 from nimlite.observe.bars import LineProgress
 from nimlite.preparation import load_engine, prepare_converted, prepare_engine
 from nimlite.probe import probe
+from nimlite.profiles.manifest import Precision
 from nimlite.settings import read_settings
-from nimlite.startup import Plan, make_plan, prepare_kernels
+from nimlite.startup import Plan, first_that_passes, make_plan, prepare_kernels
 from nimlite.store.cache import Store
 
 
@@ -140,3 +145,45 @@ def test_a_users_own_engine_in_the_cache_keeps_its_weights(
     with pytest.raises(ChecksumError, match="weights are damaged"):
         load_engine(plan, built, backend, commands.progress)
     assert (built.path / "rank0.safetensors").exists()
+
+
+def test_the_next_precision_is_built_and_the_failure_remembered(
+    commands: Commands,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As if a kernel of the best precision were wrong."""
+    right, built = CpuBackend.logits, list[Precision]()
+
+    def logits(self: CpuBackend, *arguments: Any) -> Candidate:
+        engine, precision = right(self, *arguments), self.profile.precision
+        built.append(precision)
+        if precision is not built[0]:
+            return engine
+        return LogitsOnly(lambda prompts: (t_TV.roll(1, dims=1) for t_TV in engine(prompts)))
+
+    monkeypatch.setattr(CpuBackend, "logits", logits)
+
+    def start() -> tuple[Plan, EngineDirectory]:
+        return first_that_passes(
+            commands.plan(model),
+            lambda plan: prepare_engine(
+                plan, commands.store, commands.backend(plan), commands.progress
+            ),
+        )
+
+    plan, engine = start()
+    failed, passed = built
+    assert engine.config.profile.precision is passed is not failed
+    assert f"The engine ({failed}) does not compute this model" in caplog.text
+    assert f"-{passed}-tp1-pp1-cpu is tried instead." in caplog.text
+    assert plan.selection.chosen.reason.startswith(f"The self-test of nimlite-{failed}-tp1-pp1-cpu")
+    caplog.clear()
+    assert start()[1].config == engine.config
+    assert built == [failed, passed]  # nothing was built again
+    (file,) = (commands.store.root / "failures").iterdir()
+    assert f"That was at an earlier start; to try again, remove {file}." in caplog.text
+    with pytest.raises(SelfTestError, match="does not compute this model"):
+        commands.build(model, model.parent / "out", precision=str(failed))  # asked for: tried again
+    assert built == [failed, passed, failed]

@@ -5,6 +5,7 @@ root/artifacts/<name>.part/ a download under way or broken off; the next one goe
 root/engines/<family>/<key>/    engine directories
 root/kernels/               compiled kernels
 root/digests/               what large files were found to hold
+root/failures/<key>         why the engine with that key failed its self-test
 """
 
 import hashlib
