@@ -12,5 +12,5 @@ wire.py        what the two say to each other      limits.py          what one r
 gpu.py         an engine on one GPU                evaluate.py        logits of a whole text
 warmup.py      requests before the first    grammar.py         what an output must follow
 token_masks.py which tokens may come next   schema_fault.py    what a schema is refused for
-schema_rewrite.py  a schema in words that are understood
+schema_rewrite.py  a schema in known words   grammar_source.py  a grammar in llguidance's form
 """

@@ -5,20 +5,18 @@ of regex derivatives, both built as far as a text needs them. It refuses what it
 so that whatever ends has the promised form.
 """
 
-import json
+import dataclasses
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.gbnf_to_lark import any_to_lark
 from tokenizers import Tokenizer
 
+from nimlite.engine.grammar_source import grammar_source, read_schema, schema_source
 from nimlite.engine.request import Grammar, GrammarKind
 from nimlite.engine.schema_fault import find_fault
-from nimlite.engine.schema_rewrite import simplify
 from nimlite.errors import RequestError
 
 MAX_GRAMMAR_CHARS = 256 * 1024
@@ -26,9 +24,6 @@ _MAX_COMPILED = 128
 """Grammars that are kept."""
 _MAX_COMPILED_CHARS = 4 * 1024 * 1024
 """Of their texts together: what a grammar takes grows with its text."""
-WHITESPACE = r"( |\n[ \t]{0,32})?"
-"""Between the tokens of a JSON text: as models write it, on one line or indented, and no more, for
-small ones lose themselves in blanks."""
 _LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
 """A lexer's state takes up to 2 kB."""
 
@@ -45,6 +40,10 @@ class GrammarCompiler:
         self.vocab_size = vocab_size
         if tokenizer is not None:
             self.vocab_size = max(vocab_size, tokenizer.get_vocab_size())
+        self._own_tokens: dict[str, int] = {}
+        if tokenizer is not None:
+            added = tokenizer.get_added_tokens_decoder()
+            self._own_tokens = {token.content: token_id for token_id, token in added.items()}
         self._eos_token_ids = list(eos_token_ids)
         self._tables: LLTokenizer | None = None
         self._tables_lock = threading.Lock()
@@ -98,8 +97,12 @@ class GrammarCompiler:
         if not self._eos_token_ids:
             return "This model has no token that ends a text, so that no grammar can end one."
         vocabulary = self._vocabulary()
+        if grammar.thoughts is not None:
+            alone = self._compile(dataclasses.replace(grammar, thoughts=None))
+            if isinstance(alone, str):
+                return alone
         try:
-            source = _source(grammar)
+            source = grammar_source(grammar, self._own_tokens.get)
         except (ValueError, RecursionError) as error:
             return f"The grammar{where} can't be read: {str(error).rstrip('.')}."
 
@@ -113,8 +116,8 @@ class GrammarCompiler:
         if grammar.kind is not GrammarKind.JSON_SCHEMA:
             return f"The grammar{where} can't be followed: {reason}."
         path, reason = find_fault(
-            _schema(grammar.text),
-            lambda part: fault(matcher_of(_schema_source(part, grammar.whitespace))),
+            read_schema(grammar.text),
+            lambda part: fault(matcher_of(schema_source(part, grammar.whitespace))),
         )
         return f"The JSON schema{where} can't be followed: at '{path}': {reason}."
 
@@ -132,49 +135,6 @@ class GrammarCompiler:
                         f"This model's tokenizer can't be used with grammars: {error}."
                     ) from error
             return self._tables
-
-
-def _source(grammar: Grammar) -> str:
-    """In llguidance's own form. Raises ValueError or RecursionError for what can't be read."""
-    match grammar.kind:
-        case GrammarKind.JSON_SCHEMA:
-            return _schema_source(_schema(grammar.text), grammar.whitespace)
-        case GrammarKind.REGEX:
-            return LLMatcher.grammar_from_regex(grammar.text)
-        case GrammarKind.LARK:
-            return LLMatcher.grammar_from_lark(grammar.text)
-        case GrammarKind.EBNF:
-            return LLMatcher.grammar_from_lark(_lark(grammar.text))
-
-
-def _schema(text: str) -> dict[str, Any]:
-    """A schema as an object."""
-    schema = json.loads(text)
-    if isinstance(schema, bool):
-        return {} if schema else {"not": {}}
-    if not isinstance(schema, dict):
-        raise ValueError("a JSON schema is an object, or true, or false")
-    return simplify(schema)
-
-
-def _schema_source(schema: dict[str, Any], whitespace: str | None) -> str:
-    return LLMatcher.grammar_from_json_schema(
-        json.dumps(schema),
-        overrides={
-            "whitespace_pattern": WHITESPACE if whitespace is None else whitespace,
-            "lenient": False,
-            "coerce_one_of": False,
-        },
-    )
-
-
-def _lark(text: str) -> str:
-    """Raises ValueError for what is neither Lark nor GBNF."""
-    try:
-        return any_to_lark(text)
-    except Exception as error:  # the converter raises bare ones
-        reason = str(error).rstrip(".")
-        raise ValueError(f"as GBNF: {reason}; and a Lark grammar has a rule 'start: …'") from error
 
 
 def fault(matcher: LLMatcher) -> str:

@@ -69,15 +69,27 @@ class GrammarKind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Thoughts:
+    """Any text between two marks."""
+
+    begin: str
+    end: str
+    is_open: bool
+    """The prompt has begun them, so that they must be ended. Else they may be left out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Grammar:
     """What the output must be, from its first token to its last."""
 
     kind: GrammarKind
     text: str
     whitespace: str | None = None
-    """A regex of what may stand between the tokens of a JSON text; None: as `grammar.py` has it."""
+    """A regex of what may stand between the tokens of a JSON text; None: `WHITESPACE`."""
     param: str | None = field(default=None, compare=False)
     """The field of the request that it came from, for error messages."""
+    thoughts: Thoughts | None = None
+    """What may come before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +107,9 @@ class Request:
     """Prefix-cache blocks are shared only between requests of equal salt."""
     grammar: Grammar | None = None
     """The output ends where the grammar does, whatever `min_tokens` and `ignore_eos` say."""
+    num_written: int = 0
+    """So many of the prompt's last tokens are outputs, of which the grammar is to know: the request
+    goes on with another one's answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ class TokenMask:
 @dataclass(slots=True)
 class _Matched:
     matcher: LLMatcher
-    num_outputs: int = 0
-    """How many of the sequence's outputs it has taken in."""
+    num_tokens: int
+    """How many of the sequence's tokens it has seen or passed over."""
 
 
 class TokenMasks:
@@ -79,13 +79,14 @@ class TokenMasks:
         if matched is None:
             grammar = sequence.request.grammar
             assert grammar is not None
-            matched = _Matched(self._compiler.matcher(grammar))
-        missing = sequence.token_ids[sequence.num_prompt_tokens + matched.num_outputs :]
-        if chunk.output_index > matched.num_outputs + len(missing):
+            first = sequence.num_prompt_tokens - sequence.request.num_written
+            matched = _Matched(self._compiler.matcher(grammar), first)
+        missing = sequence.token_ids[matched.num_tokens :]
+        if sequence.num_prompt_tokens + chunk.output_index > len(sequence.token_ids):
             missing.append(pending(sequence))
         if missing:
             matched.matcher.consume_tokens(missing)
-            matched.num_outputs = chunk.output_index
+            matched.num_tokens += len(missing)
         return matched
 
 

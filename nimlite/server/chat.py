@@ -1,9 +1,10 @@
 """POST /v1/chat/completions."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from nimlite.engine.request import FinishReason, Grammar
+from nimlite.engine.request import FinishReason, Grammar, Thoughts
 from nimlite.errors import RequestError
 from nimlite.server.answer import Answer, new_id
 from nimlite.server.choice import Piece, Prompt
@@ -72,7 +73,8 @@ async def chat_job(body: ChatCompletionRequest, answer_id: str, model: ServedMod
         new_parser=lambda: _output_parser(body, prompt, model.tokenizer.dialect),
         shown_ids=frozenset(model.tokenizer.special_marks.values()),
         thinking_budget=_thinking_budget(body, model.tokenizer),
-        grammar=_calls_grammar(body, model.tokenizer),
+        grammar=_calls_grammar(body, model.tokenizer)
+        or _form(body, prompt, model.tokenizer.dialect),
     )
 
 
@@ -83,6 +85,8 @@ def _output_parser(
     schemas = {tool.function.name: tool.function.parameters or {} for tool in tools}
     if is_forced(body.tool_choice):
         return dialect.forced_parser(schemas)
+    if grammar_of(body) is not None:
+        schemas = {}  # what has a form is no call
     max_calls = 1 if body.parallel_tool_calls is False else None
     return dialect.output_parser(prompt.text, schemas, max_calls=max_calls)
 
@@ -110,6 +114,16 @@ def _calls_grammar(body: ChatCompletionRequest, tokenizer: Tokenizer) -> Grammar
         tokenizer.special_marks,
         is_single=body.parallel_tool_calls is False or isinstance(body.tool_choice, NamedTool),
     )
+
+
+def _form(body: ChatCompletionRequest, prompt: RenderedPrompt, dialect: Dialect) -> Grammar | None:
+    """What the body says about the form of the answer; the model may think before it."""
+    form, reasoning = grammar_of(body), dialect.reasoning
+    if form is None or reasoning is None or prompt.text.rstrip().endswith(reasoning.end):
+        return form
+    is_open = reasoning.is_open(prompt.text)
+    thoughts = Thoughts(begin=reasoning.begin, end=reasoning.end, is_open=is_open)
+    return dataclasses.replace(form, thoughts=thoughts)
 
 
 async def render_chat(body: ChatCompletionRequest, model: ServedModel) -> RenderedPrompt:

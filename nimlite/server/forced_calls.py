@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nimlite.engine.grammar import WHITESPACE
+from nimlite.engine.grammar_source import WHITESPACE
 from nimlite.engine.request import Grammar
 from nimlite.server.structured import lark_grammar
 from nimlite.server.tool_parsers.formats import CallForm

@@ -25,13 +25,11 @@ def build_job(
     thinking_budget: ThinkingBudget | None = None,
     grammar: Grammar | None = None,
 ) -> Job:
-    """`grammar` None: what the body says about the form of the answer, which then is all text.
+    """`grammar` None: what the body says about the form of the answer.
 
     Raises RequestError where prompts and `n` make too many sequences, or where the body gives
     several forms.
     """
-    if grammar is None and (grammar := grammar_of(body)):
-        new_parser = lambda: None  # noqa: E731
     n = body.n or 1
     if len(prompts) * n > MAX_PROMPTS:
         raise RequestError(
@@ -53,7 +51,7 @@ def build_job(
         ),
         new_parser=new_parser,
         thinking_budget=thinking_budget,
-        grammar=grammar,
+        grammar=grammar or grammar_of(body),
         echo=echo,
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",

@@ -91,4 +91,10 @@ def _continued(request: Request, written: tuple[int, ...]) -> Request | None:
     )
     token_ids = (*request.prompt_token_ids, *written)
     # Samples of one prompt no longer have one.
-    return dataclasses.replace(request, prompt_token_ids=token_ids, params=rest, group=None)
+    return dataclasses.replace(
+        request,
+        prompt_token_ids=token_ids,
+        num_written=len(written),
+        params=rest,
+        group=None,
+    )

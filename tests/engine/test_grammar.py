@@ -4,18 +4,18 @@ import json
 
 import jsonschema
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, models
 
 from nimlite.build.tokenizer_files import byte_tokenizer
 from nimlite.engine import grammar as grammar_module
 from nimlite.engine.grammar import MAX_GRAMMAR_CHARS, GrammarCompiler
-from nimlite.engine.request import Grammar, GrammarKind
+from nimlite.engine.request import Grammar, GrammarKind, Thoughts
 from nimlite.errors import RequestError
 
 EOS_ID = 256
 
 
-def schema(content: object, **others: str) -> Grammar:
+def schema(content: object, **others: object) -> Grammar:
     return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(content), **others)
 
 
@@ -60,6 +60,48 @@ def test_texts_of(
         assert accepts(compiler, grammar, text), text
     for text in refused:
         assert not accepts(compiler, grammar, text), text
+
+
+BRACKETS = ("[THINK]", "[/THINK]")
+MARKS = ("<think>", "</think>")
+
+
+@pytest.mark.parametrize(
+    ("marks", "is_open", "accepted", "refused"),
+    [
+        (BRACKETS, True, ["hm\n[/THINK]\n\n[1]", "[/THINK][1]"], ["[1]", "hm [1]"]),
+        (BRACKETS, False, ["[THINK]a[/THINK][1]", "[1]"], ["hm[/THINK][1]", "[THINK][1]"]),
+        (MARKS, True, ["hm\n</think>\n\n[1]", "</think>[1]"], ["[1]", "a</think>b</think>[1]"]),
+        (MARKS, False, ["<think>a</think>[1]", "[1]"], ["hm</think>[1]", "<think>[1]"]),
+    ],
+)
+def test_thoughts_come_first(
+    marks: tuple[str, str], is_open: bool, accepted: list[str], refused: list[str]
+) -> None:
+    """Marks that are text, and marks that are tokens."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken(mark, normalized=False) for mark in MARKS])
+    compiler = GrammarCompiler(tokenizer, 272, [EOS_ID])
+    thoughts = Thoughts(*marks, is_open=is_open)
+    grammars = [
+        Grammar(GrammarKind.JSON_SCHEMA, '{"const": [1]}', thoughts=thoughts),
+        Grammar(GrammarKind.REGEX, r"\[1\]", thoughts=thoughts),
+        Grammar(GrammarKind.EBNF, 'root ::= "[" "1" "]"', thoughts=thoughts),
+    ]
+    for grammar in grammars:
+        matcher = compiler.matcher(grammar)
+        for text in accepted + refused:
+            ids = [*tokenizer.encode(text).ids, EOS_ID]
+            assert (matcher.validate_tokens(ids) == len(ids)) == (text in accepted), text
+    # the mark's text without its token
+    ids = [*b"a</think>[1]", EOS_ID]
+    assert compiler.matcher(grammars[0]).validate_tokens(ids) < len(ids)
+
+
+def test_what_comes_behind_thoughts_is_refused_as_ever(compiler: GrammarCompiler) -> None:
+    thoughts = Thoughts(*MARKS, is_open=True)
+    with pytest.raises(RequestError, match="at '#/items': 'not' is not supported here"):
+        compiler.check(schema({"items": {"not": {}}}, thoughts=thoughts))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A mask depends on a sequence's outputs alone, whatever was computed between them."""
 
+import dataclasses
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,6 +107,17 @@ def test_the_end_comes_where_the_grammar_has_it() -> None:
     assert after("", Grammar(GrammarKind.REGEX, "[ab]"), min_tokens=1, stop_token_ids=(a,)) == {
         ord("b")
     }
+
+
+def test_one_that_goes_on_with_another_ones_answer() -> None:
+    one = sequence(Grammar(GrammarKind.REGEX, "abcd"))
+    request = dataclasses.replace(one.request, prompt_token_ids=(*PROMPT, *b"ab"), num_written=2)
+    goes_on = Sequence(request, arrival=0, eos_token_ids=frozenset([EOS_ID]))
+    chunk_of = ScheduledChunk(goes_on, 4, 1, 1, True, 0, [])
+    masks = TokenMasks(COMPILER)
+    assert allowed(masks.fill([chunk_of], never)) == {ord("c")}
+    mask = masks.fill([chunk_of._replace(output_index=1)], lambda one: ord("c"))
+    assert allowed(mask) == {ord("d")}
 
 
 def test_what_a_sequence_samples_behind_its_end_harms_nobody() -> None:

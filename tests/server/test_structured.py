@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import httpx
@@ -166,6 +168,35 @@ def test_with_stop_strings_logprobs_and_an_end_that_is_ignored(client: openai.Op
     assert "".join(position.token for position in positions) == choice.message.content
     # the model's own: what it would have said without the grammar is among them
     assert positions[0].top_logprobs[0].logprob >= positions[0].logprob
+
+
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{# </think> #}<think>\n"
+
+
+@pytest.mark.parametrize("opening", ["<think>\n", ""])
+def test_a_form_behind_thoughts(
+    tiny: Llama, library: Library, tmp_path: Path, opening: str
+) -> None:
+    """A budget ends them, or the answer itself, which then goes on where it was."""
+    directory = shutil.copytree(tiny.tokenizer_directory, tmp_path / "tokenizer")
+    (directory / "chat_template.jinja").write_text(TEMPLATE.replace("<think>\n", opening))
+    engine = tiny.engine(CpuKernels(library, num_threads=1))
+    with (
+        running(EngineServer(engine, directory)) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        answer = client.chat.completions.create(
+            **ASK,
+            response_format=STRICT,
+            n=3,
+            temperature=1.0,
+            seed=2,
+            extra_body={"thinking_token_budget": 9},
+        )
+    for choice in answer.choices:
+        assert choice.finish_reason == "stop"
+        jsonschema.validate(json.loads(choice.message.content), SCHEMA)
+        assert bool(getattr(choice.message, "reasoning_content", "")) == bool(opening)
 
 
 @pytest.mark.parametrize(
