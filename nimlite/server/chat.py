@@ -51,11 +51,18 @@ def answer_chat(state: ServerState, body: ChatCompletionRequest) -> Answer:
     )
 
 
-async def chat_job(body: ChatCompletionRequest, answer_id: str, model: ServedModel) -> Job:
-    """The conversation as the engine's request, and how its answer is to be read."""
+async def chat_job(
+    body: ChatCompletionRequest, answer_id: str, model: ServedModel, *, cuts_limit: bool = False
+) -> Job:
+    """The conversation as the engine's request, and how its answer is to be read.
+
+    `cuts_limit`: a limit of tokens that doesn't fit into the context is lowered, not refused.
+    """
     prompt = await render_chat(body, model)
     num_tokens = len(prompt.token_ids)
     limit = body.max_completion_tokens or body.max_tokens
+    if cuts_limit and limit is not None:
+        limit = max(1, min(limit, model.max_model_len - num_tokens))
     check_context(num_tokens, limit, model.max_model_len, param="messages")
     params = sampling_params(
         body,

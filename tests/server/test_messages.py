@@ -107,6 +107,15 @@ def test_why_it_ended(client: anthropic.Anthropic, model: ToolModel, stream: boo
     assert ended() == ("", "end_turn", None)
 
 
+def test_a_limit_beyond_the_context(client: anthropic.Anthropic, model: ToolModel) -> None:
+    model.says = "one " * 4096
+    with client.messages.stream(model="tiny", max_tokens=128_000, messages=ASK) as stream:
+        message = stream.get_final_message()
+    assert message.stop_reason == "model_context_window_exceeded"
+    [request] = model.engine.requests
+    assert request.params.max_tokens == 4096 - len(request.prompt_token_ids)
+
+
 def test_calls_and_results_go_back(client: anthropic.Anthropic, model: ToolModel) -> None:
     model.says = f"<think>hm</think>{CALL}"
     message = create(client, tools=[WEATHER], tool_choice={"type": "auto"})
@@ -187,7 +196,11 @@ def test_tokens_are_counted_without_inference(
             anthropic.BadRequestError,
             "'tool_choice.name' is needed",
         ),
-        ({"max_tokens": 5000}, anthropic.BadRequestError, "maximum context length is 4096"),
+        (
+            {"messages": [{"role": "user", "content": "a b " * 3000}]},
+            anthropic.BadRequestError,
+            "maximum context length is 4096",
+        ),
     ],
 )
 def test_mistakes(

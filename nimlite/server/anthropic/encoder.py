@@ -7,6 +7,7 @@ from typing import Any
 
 from nimlite.engine.request import FinishReason
 from nimlite.errors import NimliteError
+from nimlite.server.anthropic.body import MessagesRequest
 from nimlite.server.anthropic.errors import anthropic_error
 from nimlite.server.blocks import Block, BlockDelta, BlockKind, BlockStart, BlockStream, Step
 from nimlite.server.choice import Piece
@@ -17,8 +18,8 @@ from nimlite.server.usage import Usage
 class MessageEncoder:
     """One message."""
 
-    def __init__(self, model_name: str, message_id: str) -> None:
-        self._model_name = model_name
+    def __init__(self, body: MessagesRequest, message_id: str) -> None:
+        self._body = body
         self._id = message_id
         self._blocks = BlockStream()
         self._has_begun = False
@@ -29,7 +30,7 @@ class MessageEncoder:
         for _ in (*self._blocks.feed(piece), *self._blocks.finish()):
             pass
         content = [_content(block) for block in self._blocks.blocks]
-        return self._message(content, usage) | _stop(piece)
+        return self._message(content, usage) | self._stop(piece, usage)
 
     def opening(self, num_choices: int) -> bytes:
         """The message begins with the first piece, when the tokens of the prompt are known."""
@@ -44,7 +45,7 @@ class MessageEncoder:
         return begun + b"".join(map(_step, self._blocks.feed(self._last)))
 
     def closing(self, usage: Usage) -> bytes:
-        delta = {"delta": _stop(self._last), "usage": _usage(usage)}
+        delta = {"delta": self._stop(self._last, usage), "usage": _usage(usage)}
         return (
             b"".join(map(_step, self._blocks.finish()))
             + _event("message_delta", delta)
@@ -59,12 +60,23 @@ class MessageEncoder:
             "id": self._id,
             "type": "message",
             "role": "assistant",
-            "model": self._model_name,
+            "model": self._body.model,
             "content": content,
             "stop_reason": None,
             "stop_sequence": None,
             "usage": _usage(usage),
         }
+
+    def _stop(self, piece: Piece, usage: Usage) -> dict[str, Any]:
+        reason = "end_turn"
+        if piece.finish_reason is FinishReason.LENGTH:
+            is_full = usage.num_completion_tokens < self._body.max_tokens
+            reason = "model_context_window_exceeded" if is_full else "max_tokens"
+        elif piece.num_calls:
+            reason = "tool_use"
+        elif piece.stop_string is not None:
+            reason = "stop_sequence"
+        return {"stop_reason": reason, "stop_sequence": piece.stop_string}
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
@@ -75,17 +87,6 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "cache_read_input_tokens": usage.num_cached_tokens,
         "output_tokens": usage.num_completion_tokens,
     }
-
-
-def _stop(piece: Piece) -> dict[str, Any]:
-    reason = "end_turn"
-    if piece.finish_reason is FinishReason.LENGTH:
-        reason = "max_tokens"
-    elif piece.num_calls:
-        reason = "tool_use"
-    elif piece.stop_string is not None:
-        reason = "stop_sequence"
-    return {"stop_reason": reason, "stop_sequence": piece.stop_string}
 
 
 def _step(step: Step) -> bytes:

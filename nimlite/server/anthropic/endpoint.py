@@ -19,8 +19,9 @@ def answer_messages(state: ServerState, body: MessagesRequest) -> Answer:
         state,
         model_name=body.model,
         stream=bool(body.stream),
-        prepare=lambda model: chat_job(chat, message_id, model),
-        encoder=lambda model: MessageEncoder(body.model, message_id),
+        # Every body must have a limit, and Anthropic lets it be larger than what fits.
+        prepare=lambda model: chat_job(chat, message_id, model, cuts_limit=True),
+        encoder=lambda model: MessageEncoder(body, message_id),
     )
 
 
