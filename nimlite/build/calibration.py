@@ -37,8 +37,9 @@ def calibrate(
     device: torch.device = CPU,
 ) -> None:
     """Call `observer` for every linear of every layer in the order of computation. One layer's
-    weights and activations are in memory at a time.
+    weights and activations are in memory at a time. Texts are cut to what the model can take.
 
     Raises ModelError where a tensor can't be read.
     """
+    texts = [text[: spec.max_positions] for text in texts]
     Reference(checkpoint, spec, device, observer).run(texts)

@@ -1,3 +1,4 @@
+import dataclasses
 from itertools import pairwise
 
 import pytest
@@ -12,14 +13,12 @@ from nimlite.kernels.triton.weights import (
     BF16_ROWS,
     FP8_ROWS,
     FP16_ROWS,
-    INT8_ROWS,
     SCHEMES,
-    W4A16,
-    W8A16,
 )
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
-from nimlite.models.spec import ModelSpec
+from nimlite.models.spec import ModelSpec, RopeSpec
+from nimlite.models.weights import WeightNames, decoder_weights
 from nimlite.quant import SCHEMES as CPU_SCHEMES
 from nimlite.quant.base import PackedWeight
 
@@ -38,20 +37,54 @@ SPEC = ModelSpec(
 DENSE = BF16_ROWS if torch.bfloat16 == DTYPE else FP16_ROWS
 
 
-def weights(scheme: str) -> Weights:
+SANDWICH = dataclasses.replace(
+    SPEC,
+    block="sandwich",
+    activation="gelu_tanh",
+    windows=(5, 0),
+    local_rope=RopeSpec(theta=100.0),
+    attention_soft_cap=2.0,
+    logit_soft_cap=3.0,
+    qk_norm=True,
+    embedding_scale=4.0,
+    tie_embeddings=True,
+)
+PARALLEL = dataclasses.replace(
+    SPEC,
+    norm="layer",
+    norm_bias=True,
+    block="parallel",
+    activation="gelu",
+    gated_mlp=False,
+    rope=RopeSpec(dim=16),
+    **dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias", "head_bias"), True),
+)
+POSITIONS = dataclasses.replace(
+    PARALLEL,
+    block="parallel_shared",
+    activation="relu2",
+    rope=None,
+    alibi_slopes=(0.5, 0.25, 0.1, 0.01),
+    learned_positions=True,
+    embedding_norm=True,
+    clip_qkv=1.0,
+)
+
+
+def weights(scheme: str, spec: ModelSpec = SPEC) -> Weights:
     """Random; the embedding and the head stay in 16 bits."""
-    shapes = {"qkv": (256, 128), "output": (128, 128), "gate_up": (320, 128), "down": (128, 160)}
-    made: dict[str, PackedWeight | torch.Tensor] = {
-        "final_norm": torch.ones(128, device=WHERE),
-        "embedding": DENSE.pack(random(100, 128, seed=1)),
-        "head": DENSE.pack(random(100, 128, seed=2) * 0.1),
-    }
-    for layer in range(SPEC.num_layers):
-        for name in ("input_norm", "post_norm"):
-            made[f"layers.{layer}.{name}"] = 1 + random(128, dtype=torch.float32, seed=layer) / 4
-        for seed, (name, shape) in enumerate(shapes.items()):
-            value = random(*shape, seed=10 * layer + seed) * 0.1
-            made[f"layers.{layer}.{name}"] = SCHEMES[scheme].pack(value)
+    made: dict[str, PackedWeight | torch.Tensor] = {}
+    names = WeightNames() if spec.gated_mlp else WeightNames(up=("mlp.up",))
+    for seed, (name, source) in enumerate(decoder_weights(spec, names).items()):
+        value = random(*source.shape, seed=seed)
+        if name.endswith("norm"):
+            made[name] = 1 + value.float() / 4
+        elif not source.quantize:
+            made[name] = value.float() / 4
+        elif name in ("embedding", "head"):
+            made[name] = DENSE.pack(value if name == "embedding" else value * 0.1)
+        else:
+            made[name] = SCHEMES[scheme].pack(value * 0.1)
     return made
 
 
@@ -72,17 +105,21 @@ def test_a_whole_decoder(scheme: str, kv_dtype: torch.dtype) -> None:
     if scheme == FP8_ROWS.name or kv_dtype != DTYPE:
         # the interpreter rounds to fp8 with twice the error
         tolerance = 0.12 if torch.cuda.is_available() else 0.25
-    compare_with_the_twin(scheme, kv_dtype, tolerance)
+    check_decoder(SPEC, scheme, kv_dtype, tolerance)
 
 
-@pytest.mark.parametrize("scheme", [W4A16.name, W8A16.name, INT8_ROWS.name])
-def test_a_whole_decoder_of_integers(scheme: str) -> None:
-    # activations are rounded to int8 too
-    compare_with_the_twin(scheme, DTYPE, 0.05 if scheme == INT8_ROWS.name else 3 * TOLERANCE)
+@pytest.mark.parametrize("spec", [SANDWICH, PARALLEL, POSITIONS], ids=lambda spec: spec.block)
+def test_decoders_of_other_kinds(spec: ModelSpec) -> None:
+    check_decoder(spec, DENSE.name, DTYPE, 3 * TOLERANCE)
 
 
-def compare_with_the_twin(scheme: str, kv_dtype: torch.dtype, tolerance: float) -> None:
-    made = weights(scheme)
+def test_norms_that_two_products_read_are_rounded_for_both() -> None:
+    tolerance = 0.12 if torch.cuda.is_available() else 0.25
+    check_decoder(POSITIONS, FP8_ROWS.name, DTYPE, tolerance)
+
+
+def check_decoder(spec: ModelSpec, scheme: str, kv_dtype: torch.dtype, tolerance: float) -> None:
+    made = weights(scheme, spec)
     chunks, num_blocks = step([(9, 9), (1, 1), (20, 20)], 16)
     decodes, _ = step([(1, 10), (1, 2), (3, 23)], 16)
     kernels = TritonKernels(WHERE, DTYPE, max_sequences=8)
@@ -90,8 +127,8 @@ def compare_with_the_twin(scheme: str, kv_dtype: torch.dtype, tolerance: float) 
     layout = KVLayout(num_blocks, 16, 2, 32, kv_dtype)
     cpu_layout = KVLayout(num_blocks, 16, 2, 32, torch.float32)
     kv, cpu_kv = kernels.allocate_kv(2, layout), twin.allocate_kv(2, cpu_layout)
-    model = Decoder.load(SPEC, made, layout)
-    cpu_model = Decoder.load(SPEC, on_cpu(made), cpu_layout)
+    model = Decoder.load(spec, made, layout)
+    cpu_model = Decoder.load(spec, on_cpu(made), cpu_layout)
     for batch in (chunks, decodes):
         logits = model(batch, kv, kernels)
         fields = (getattr(batch, name).cpu() for name in batch.__dataclass_fields__)

@@ -23,6 +23,7 @@ from nimlite.kernels.triton import (
     activation,
     argmax,
     dequantize,
+    elementwise,
     linear,
     norm,
     product,
@@ -104,8 +105,20 @@ def launch_all(device: Device) -> None:
         prefill = PrefillConfig.default(layout, device)
         attention_prefill(qkv, kv, batch, layout, o, 1.0, prefill, device, max_sequences=64)
         rope.rope_and_cache(qkv, torch.zeros(99, 128), kv, batch, layout, device)
+        slopes = torch.zeros(32)
+        decode = DecodeConfig.default(layout, device, 100)
+        bent: Any
+        for bent in ({"window": 100, "soft_cap": 5.0}, {"slopes_H": slopes}):
+            common: Any = (qkv, kv, batch, layout, o, 1.0)
+            attention_decode(*common, decode, workspace, device, **bent)
+            attention_prefill(*common, prefill, device, max_sequences=64, **bent)
+        elementwise.norm_heads(qkv, slopes, slopes, 1e-5, layout, device)
     norm.add_rms_norm(x, x.clone(), x[0], 1e-5, device)
+    norm.add_layer_norm(x, x.clone(), x[0], x[0], 1e-5, device)
     activation.gated_activation(x, "silu", device)
+    activation.plain_activation(x, "gelu", device)
+    elementwise.add(x.clone(), x, device, batch.positions_T)
+    elementwise.limit(x.clone(), 5.0, device, soft=True)
     argmax.argmax(x, ints(64), device)
     row = torch.zeros(64)
     inputs = sample.SamplingInputs(row, ints(64), row, row, row)
