@@ -29,6 +29,8 @@ def test_kernels_compile_within_the_limits_of(capability: int, shared: int) -> N
     assert {"decode", "_prefill", "_rope_and_cache", "_norm", "_linear", "_sample"} <= kernels
     for report in reports:
         assert report["shared"] <= shared, report
+        if report["kernel"] in ("_linear", "_weight_only"):
+            assert not report["serialized"], report
         if capability >= 90:
             # a decode program may keep a few values aside, outside its inner loop
             room = 64 if report["kernel"] == "decode" else 0

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
@@ -39,6 +40,7 @@ from nimlite.kernels.triton.device import Device
 from nimlite.kernels.triton.scaled_rows import FP8, quantize_rows
 
 CPU = torch.device("cpu")
+PRODUCTS = ("_linear", "_weight_only")
 
 
 class Target:
@@ -72,9 +74,24 @@ def report(name: str, compiled: Any) -> None:
         "registers": int(found[1]),
         "stack": int(found[2]),
         "shared": compiled.metadata.shared,
+        "serialized": name in PRODUCTS and is_serialized(compiled.asm["ptx"]),
         "tensor_cores": bool(re.search(r"wgmma|mma\.sync|tcgen05", compiled.asm["ptx"])),
     }
     sys.stdout.write(json.dumps(taken) + "\n")
+
+
+def is_serialized(ptx: str) -> bool:
+    """Whether each wgmma waits for the one before: then the compiler says so."""
+    if "wgmma" not in ptx:
+        return False
+    ptxas = get_ptxas(90).path
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        command = [ptxas, "-v", "-arch=sm_90a", file.name, "-o", "/dev/null"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return "serialized" in done.stderr + done.stdout
 
 
 def stop_at_the_compiler() -> None:
@@ -164,6 +181,13 @@ def launch_weight_only(device: Device, room: linear.LinearWorkspace) -> None:
                     rest = (config, room, device, torch.bfloat16)
                     weight_only.weight_only_linear(x, weight, None, *rest)
         dequantize.dequantize(weight, torch.bfloat16, device)
+        # columns that fill no block, in groups of 64
+        weight = scheme.pack(torch.zeros(1024, 576))
+        for num_rows in (1, 64):
+            x = torch.zeros(num_rows, 576, dtype=torch.bfloat16)
+            config = product.candidates(num_rows, weight, room, device)[0]
+            rest = (config, room, device, torch.bfloat16)
+            weight_only.weight_only_linear(x, weight, None, *rest)
 
 
 if __name__ == "__main__":

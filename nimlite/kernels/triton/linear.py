@@ -16,7 +16,7 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from nimlite.kernels.triton.device import KIB, Device, await_inputs, prefetch
-from nimlite.kernels.triton.product_tile import store_product, tile_and_rows
+from nimlite.kernels.triton.product_tile import filled_parts, store_product, tile_and_rows
 from nimlite.kernels.triton.scaled_rows import ScaledRows, UnsummedRows
 from nimlite.quant.base import PackedWeight
 
@@ -117,6 +117,8 @@ def _linear(
     steps_each = tl.cdiv(steps, parts)
     first = part * steps_each
     last = tl.minimum(first + steps_each, steps)
+    # without a way around the loop, which would give its sums a second origin, wgmma stays async
+    tl.assume(first < last)
     w_rows = w_ptr + tl.minimum(n, num_outputs - 1).to(tl.int64) * num_columns
     if OVERLAP and EVEN:
         # each of 128 threads (or more) asks for one piece of one row
@@ -169,7 +171,7 @@ def _linear(
                 acc = tl.dot(w, tl.trans(x), acc, out_dtype=tl.int32)
             elif SCALED:
                 # the tensor cores' own fp8 sums have 14 bits: move them to fp32 after each block
-                acc = tl.dot(w, tl.trans(x), acc, max_num_imprecise_acc=BLOCK_C)
+                acc += tl.dot(w, tl.trans(x))
             else:
                 acc = tl.dot(w, tl.trans(x), acc)
         acc = acc.to(tl.float32)
@@ -210,11 +212,12 @@ def linear(
     assert (w_scale_N is None) == (x_scale_T1 is None) and x_TC.dtype == w_NC.dtype
     num_rows, num_columns = x_TC.shape
     assert num_rows == 1 or not config.vector
-    sums = sums or config.split == 1 or bias_N is not None
+    split = filled_parts(triton.cdiv(num_columns, config.block_c), config.split)
+    sums = sums or split == 1 or bias_N is not None
     if sums:
         y = torch.empty((num_rows, weight.num_rows), dtype=dtype, device=x_TC.device)
     else:
-        shape = (config.split, num_rows, weight.num_rows)
+        shape = (split, num_rows, weight.num_rows)
         y = torch.empty(shape, dtype=torch.float32, device=x_TC.device)
     blocks: tuple[TensorDescriptor | None, ...] = (None, None)
     if config.descriptors:
@@ -223,8 +226,8 @@ def linear(
             TensorDescriptor.from_tensor(w_NC, [config.block_n, config.block_c]),
         )
     row_tiles = triton.cdiv(num_rows, config.rows(num_rows))
-    assert config.split == 1 or row_tiles == 1
-    grid = (triton.cdiv(weight.num_rows, config.block_n) * row_tiles, config.split)
+    assert split == 1 or row_tiles == 1
+    grid = (triton.cdiv(weight.num_rows, config.block_n) * row_tiles, split)
     launch = functools.partial(_linear.warmup, grid=grid) if compile_only else _linear[grid]
     launch(
         x_TC,

@@ -4,6 +4,12 @@ import triton
 import triton.language as tl
 
 
+def filled_parts(steps: int, split: int) -> int:
+    """Into how many parts, at most `split`, so many steps go if all but the last take as many and
+    none takes none."""
+    return -(-steps // -(-steps // split))
+
+
 @triton.jit
 def tile_and_rows(
     num_rows, num_outputs, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, ROW_TILES: tl.constexpr

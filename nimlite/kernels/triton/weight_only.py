@@ -18,7 +18,7 @@ import triton.language as tl
 
 from nimlite.kernels.triton.device import KIB, Device, await_inputs, prefetch
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
-from nimlite.kernels.triton.product_tile import store_product, tile_and_rows
+from nimlite.kernels.triton.product_tile import filled_parts, store_product, tile_and_rows
 from nimlite.kernels.triton.scaled_rows import UnsummedRows
 from nimlite.quant.base import PackedWeight
 
@@ -138,11 +138,11 @@ def _weight_only(
     steps_each = tl.cdiv(steps, tl.num_programs(1))
     first = part * steps_each
     last = tl.minimum(first + steps_each, steps)
+    # without a way around the loop, which would give its sums a second origin, wgmma stays async
+    tl.assume(first < last)
     if OVERLAP:
-        inside = tl.minimum(first * SPANS, num_blocks - 1)
-        begin = w_ptr + kept.to(tl.int64) * w_stride + inside * 32
-        length = tl.maximum(tl.minimum((num_blocks - first * SPANS) * 64, PREFETCH), 0)
-        prefetch(begin, length)
+        begin = w_ptr + kept.to(tl.int64) * w_stride + first * (SPANS * 32)
+        prefetch(begin, tl.minimum((num_blocks - first * SPANS) * 64, PREFETCH))
     exists = n < num_outputs
     if GROUP_SIZE == 0:
         # asked for before the loop, so that nothing waits for it behind
@@ -262,14 +262,15 @@ def weight_only_linear(
     rows, spans = rows_of(num_rows), config.block_c // columns
     num_groups, num_blocks = len(scale_GN), words_NW.shape[1] // WORDS
     row_tiles = triton.cdiv(num_rows, rows)
-    assert config.split == 1 or row_tiles == 1
-    sums = sums or config.split == 1 or bias_N is not None
+    split = filled_parts(triton.cdiv(num_blocks, spans), config.split)
+    assert split == 1 or row_tiles == 1
+    sums = sums or split == 1 or bias_N is not None
     if sums:
         y = torch.empty((num_rows, weight.num_rows), dtype=dtype, device=x_TC.device)
     else:
-        shape = (config.split, num_rows, weight.num_rows)
+        shape = (split, num_rows, weight.num_rows)
         y = torch.empty(shape, dtype=torch.float32, device=x_TC.device)
-    grid = (triton.cdiv(weight.num_rows, config.block_n) * row_tiles, config.split)
+    grid = (triton.cdiv(weight.num_rows, config.block_n) * row_tiles, split)
     launch = (
         functools.partial(_weight_only.warmup, grid=grid) if compile_only else _weight_only[grid]
     )
