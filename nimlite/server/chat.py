@@ -192,7 +192,7 @@ class ChatFormat:
             "index": piece.choice,
             "delta": delta,
             "logprobs": self._logprobs(piece) if piece.positions else None,
-            "finish_reason": _finish_reason(piece),
+            "finish_reason": _finish_reason(piece) if piece.finish_reason else None,
         }
 
     def choice(self, piece: Piece) -> dict[str, Any]:

@@ -37,13 +37,10 @@ class Detokenizer:
         self.num_decoded = 0
         """Characters so far, held or released."""
         self.num_released = 0
+        self.stopped = False
+        """A stop string was found: the text is complete."""
         self.stop_string: str | None = None
-        """The stop string that was found: the text is complete."""
-
-    @property
-    def stopped(self) -> bool:
-        """The text is complete."""
-        return self.stop_string is not None
+        """The one that was found."""
 
     def feed(self, token_id: int) -> str:
         """The text that became certain with this token. Must not be called once stopped."""
@@ -74,6 +71,7 @@ class Detokenizer:
             cut = len(held) - matcher.pending
             self._held = held[cut:]
         else:
+            self.stopped = True
             self.stop_string = match.stop
             cut = len(self._held) + match.end
             cut -= 0 if self._options.include_stop else len(match.stop)

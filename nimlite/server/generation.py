@@ -142,7 +142,7 @@ class Generation:
             piece = self._feed(delta)
             if piece.finish_reason is not None:
                 unfinished.discard(delta.request_id)
-            if not piece.is_empty:
+            if piece.text or not piece.is_empty:
                 found.append(piece)
         return (found if len(found) < 2 else Piece.join_by_choice(found)), error
 
