@@ -80,8 +80,7 @@ async def chat_job(
         new_parser=lambda: _output_parser(body, prompt, model.tokenizer.dialect),
         shown_ids=frozenset(model.tokenizer.special_marks.values()),
         thinking_budget=_thinking_budget(body, model.tokenizer),
-        grammar=_calls_grammar(body, model.tokenizer)
-        or _form(body, prompt, model.tokenizer.dialect),
+        grammar=_grammar(body, prompt, model.tokenizer),
     )
 
 
@@ -90,8 +89,6 @@ def _output_parser(
 ) -> OutputParser | None:
     tools = offered_tools(body.tools, body.tool_choice)
     schemas = {tool.function.name: tool.function.parameters or {} for tool in tools}
-    if is_forced(body.tool_choice):
-        return dialect.forced_parser(schemas)
     if grammar_of(body) is not None:
         schemas = {}  # what has a form is no call
     max_calls = 1 if body.parallel_tool_calls is False else None
@@ -106,13 +103,26 @@ def _thinking_budget(body: ChatCompletionRequest, tokenizer: Tokenizer) -> Think
     return ThinkingBudget(num_tokens=body.thinking_budget, end_ids=end_ids)
 
 
-def _calls_grammar(body: ChatCompletionRequest, tokenizer: Tokenizer) -> Grammar | None:
-    """For an answer that must be a call. Raises RequestError where it must be more than that."""
+def _grammar(
+    body: ChatCompletionRequest, prompt: RenderedPrompt, tokenizer: Tokenizer
+) -> Grammar | None:
+    """What the answer must be; the model may think before it."""
+    form, reasoning = _form(body, tokenizer), tokenizer.dialect.reasoning
+    if form is None or reasoning is None or prompt.text.rstrip().endswith(reasoning.end):
+        return form
+    is_open = reasoning.is_open(prompt.text)
+    thoughts = Thoughts(begin=reasoning.begin, end=reasoning.end, is_open=is_open)
+    return dataclasses.replace(form, thoughts=thoughts)
+
+
+def _form(body: ChatCompletionRequest, tokenizer: Tokenizer) -> Grammar | None:
+    """A call, or what the body says. Raises RequestError where it must be both."""
+    form = grammar_of(body)
     if not is_forced(body.tool_choice):
-        return None
-    if (other := grammar_of(body)) is not None:
+        return form
+    if form is not None:
         raise RequestError(
-            f"'tool_choice' asks for a call and '{other.param}' for another form: leave one.",
+            f"'tool_choice' asks for a call and '{form.param}' for another form: leave one.",
             param="tool_choice",
         )
     return calls_grammar(
@@ -121,16 +131,6 @@ def _calls_grammar(body: ChatCompletionRequest, tokenizer: Tokenizer) -> Grammar
         tokenizer.special_marks,
         is_single=body.parallel_tool_calls is False or isinstance(body.tool_choice, NamedTool),
     )
-
-
-def _form(body: ChatCompletionRequest, prompt: RenderedPrompt, dialect: Dialect) -> Grammar | None:
-    """What the body says about the form of the answer; the model may think before it."""
-    form, reasoning = grammar_of(body), dialect.reasoning
-    if form is None or reasoning is None or prompt.text.rstrip().endswith(reasoning.end):
-        return form
-    is_open = reasoning.is_open(prompt.text)
-    thoughts = Thoughts(begin=reasoning.begin, end=reasoning.end, is_open=is_open)
-    return dataclasses.replace(form, thoughts=thoughts)
 
 
 async def render_chat(body: ChatCompletionRequest, model: ServedModel) -> RenderedPrompt:
@@ -143,10 +143,7 @@ def _conversation(body: ChatCompletionRequest) -> Conversation:
     template_kwargs: dict[str, Any] = {}
     if body.add_generation_prompt is not None:
         template_kwargs["add_generation_prompt"] = body.add_generation_prompt
-    if is_forced(body.tool_choice):
-        # The answer begins with the call.
-        template_kwargs["enable_thinking"] = False
-    elif body.reasoning_effort is not None:
+    if body.reasoning_effort is not None:
         template_kwargs["reasoning_effort"] = body.reasoning_effort
         template_kwargs["enable_thinking"] = body.reasoning_effort != "none"
     return Conversation(

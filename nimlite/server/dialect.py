@@ -40,11 +40,6 @@ class Dialect:
         of_reasoning = (self.reasoning.begin, self.reasoning.end) if self.reasoning else ()
         return (*self.tools.openers, *self.tools.closers, *of_reasoning)
 
-    def forced_parser(self, schemas: Schemas) -> OutputParser:
-        """For an answer whose grammar allows calls and nothing else."""
-        tools = ToolParser(self.tools, schemas)
-        return OutputParser(None, tools, has_short_ids=self.tools.has_short_ids)
-
     def output_parser(
         self, prompt: str, schemas: Schemas, *, max_calls: int | None = None
     ) -> OutputParser | None:

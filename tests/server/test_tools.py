@@ -12,7 +12,7 @@ from fakes.tiny_model import EOS_ID, encode, make_config
 from fakes.tool_model import ToolModel
 from pydantic import BaseModel
 
-from nimlite.engine.request import Request
+from nimlite.engine.request import Request, Thoughts
 from nimlite.server.state import ServerState
 
 ASK = [{"role": "user", "content": "how warm is it in Köln?"}]
@@ -179,6 +179,20 @@ def test_thoughts_are_told_apart(client: openai.OpenAI, model: ToolModel, stream
         assert 3 <= answer.usage.completion_tokens_details.reasoning_tokens < 20
     assert (thoughts, content) == ("so much", "Let me look.\n")
     assert model.prompt.endswith("<think>\n")
+
+
+def test_thoughts_come_before_a_call_that_is_required(
+    client: openai.OpenAI, model: ToolModel
+) -> None:
+    model.says = (
+        'so much</think>\n\n<tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>'
+    )
+    thinking = {"chat_template_kwargs": {"enable_thinking": True}}
+    [choice] = create(client, tool_choice="required", extra_body=thinking).choices
+    assert (choice.message.reasoning_content, choice.message.content) == ("so much", None)
+    assert [call.function.name for call in choice.message.tool_calls] == ["get_time"]
+    grammar = model.engine.requests[0].grammar
+    assert grammar is not None and grammar.thoughts == Thoughts("<think>", "</think>", True)
 
 
 def test_thoughts_may_be_left_out_or_not_asked_for(client: openai.OpenAI, model: ToolModel) -> None:
