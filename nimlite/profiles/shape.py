@@ -55,6 +55,8 @@ class ModelShape:
             tie_embeddings=spec.tie_embeddings,
             gated_mlp=spec.gated_mlp,
             learned_positions=spec.learned_positions,
+            sliding_window=max(spec.windows, default=0) or None,
+            num_windowed_layers=sum(window > 0 for window in spec.windows),
         )
 
     @property
