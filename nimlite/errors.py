@@ -8,6 +8,7 @@
     │   ├── TargetError                 a GPU that a TensorRT plan can't be built for
     │   └── RequestError                an HTTP request (400)
     │       ├── ContextLengthError      prompt + max_tokens over the context, or over the KV pool
+    │       ├── AuthenticationError     401
     │       ├── ModelNotFoundError      404
     │       └── PayloadTooLargeError    413
     ├── ArtifactError                   the outside world: downloads, disks
@@ -75,6 +76,13 @@ class ContextLengthError(RequestError):
     """The request needs more tokens than the context or the KV pool holds."""
 
     code = "context_length_exceeded"
+
+
+class AuthenticationError(RequestError):
+    """The request brings no API key, or a wrong one."""
+
+    status = 401
+    code = "invalid_api_key"
 
 
 class ModelNotFoundError(RequestError):

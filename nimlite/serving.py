@@ -21,6 +21,7 @@ from nimlite.observe.progress import Progress
 from nimlite.observe.status import plan_status
 from nimlite.profiles.manifest import Device
 from nimlite.profiles.nim import nim_manifest
+from nimlite.server.api_keys import ApiKeys
 from nimlite.server.config import ServerConfig
 from nimlite.server.serve import serve
 from nimlite.server.state import ServedModel, ServerState
@@ -58,6 +59,11 @@ class _Service:
                 served_model_names=plan.served_names,
                 host=settings.server_host,
                 port=settings.server_port,
+                keys=ApiKeys.read(
+                    settings.api_key,
+                    settings.api_keys_file,
+                    asked=settings.named("api_keys_file"),
+                ),
             )
         )
         self._state.plan = plan_status(plan.machine, plan.selection)

@@ -13,6 +13,7 @@ from nimlite.server import health, metadata, models, tokenization
 from nimlite.server.anthropic import endpoint as anthropic
 from nimlite.server.anthropic.body import CountTokensRequest, MessagesRequest
 from nimlite.server.anthropic.endpoint import answer_messages
+from nimlite.server.api_keys import KeyCheck
 from nimlite.server.body_limit import BodyLimit
 from nimlite.server.chat import answer_chat
 from nimlite.server.completions import answer_completion
@@ -48,6 +49,7 @@ def create_app(state: ServerState) -> FastAPI:
         responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
     )
     app.add_middleware(BodyLimit, max_bytes=state.config.max_body_bytes)
+    app.add_middleware(KeyCheck, keys=state.config.keys)
     app.add_middleware(RequestId)
     install_error_handlers(app, state.config.retry_after_s)
     _add_generation(app, state)

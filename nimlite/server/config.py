@@ -1,6 +1,8 @@
 """What an operator may set about the HTTP side."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from nimlite.server.api_keys import ApiKeys
 
 MIB = 1024 * 1024
 
@@ -13,6 +15,8 @@ class ServerConfig:
     """Names a request may ask for; the first is the one that answers and metrics carry."""
     host: str = "0.0.0.0"
     port: int = 8000
+    keys: ApiKeys = field(default_factory=ApiKeys)
+    """Of which a request must bring one, if there are any."""
     max_body_bytes: int = 32 * MIB
     """Larger bodies are refused with 413."""
     max_waiting: int = 1024

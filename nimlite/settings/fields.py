@@ -12,6 +12,7 @@ from nimlite.settings.values import (
     Count,
     FilePath,
     GoalName,
+    KeyDigests,
     KVPrecision,
     Level,
     LogLevel,
@@ -107,6 +108,12 @@ class Settings:
     """Address to listen on."""
     server_port: Annotated[Port, Group.SERVER] = 8000
     """TCP port to listen on."""
+    api_key: Annotated[KeyDigests, Group.SERVER] = ()
+    """The keys that clients must send one of, with commas between them. A key, or sha256: and its
+    hex SHA-256. Others on the machine may see a command line: prefer the variable or the file.
+    Unset: all who reach the port may ask."""
+    api_keys_file: Annotated[FilePath | None, Group.SERVER] = None
+    """A file with further keys, one a line."""
     tool_call_parser: Annotated[ToolCallParserName | None, Group.SERVER] = None
     """How the model writes calls of tools: hermes, llama3_json, pythonic, mistral, granite,
     granite-20b-fc, phi4_mini_json, nemotron, qwen3_coder or jamba. Unset: as its chat template
@@ -145,12 +152,21 @@ class Settings:
     def named(self, name: str) -> str:
         """The value as the user knows it: NIM_MAX_MODEL_LEN=16384, or --max-model-len=16384."""
         if name in self.given:
-            return str(self.given[name])
+            return said(name, self.given[name])
         return f"NIM_{name.upper()}={shown(getattr(self, name))}"
 
 
 FIELDS = tuple(f.name for f in fields(Settings) if f.name != "given")
 """The settings, in their order."""
+
+
+SECRETS = ("api_key",)
+"""Settings whose texts are printed nowhere; their values are digests."""
+
+
+def said(name: str, given: Given) -> str:
+    """Of setting `name`, as it can stand in a sentence."""
+    return given.place if name in SECRETS else str(given)
 
 
 def members(group: Group) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from nimlite.errors import SettingError
 from nimlite.redaction import public
-from nimlite.settings.fields import FIELDS, Settings
+from nimlite.settings.fields import FIELDS, Settings, said
 from nimlite.settings.file import read_file
 from nimlite.settings.flags import PASSTHROUGH, flag, read_passthrough
 from nimlite.settings.given import Given, Origin, shown
@@ -67,7 +67,7 @@ def _read(name: str, given: Given) -> Any:
     try:
         return _ADAPTERS[name].validate_python(given.value)
     except ValidationError as error:
-        raise _explain(error.errors(include_url=False)[0], given) from None
+        raise _explain(error.errors(include_url=False)[0], said(name, given)) from None
 
 
 def _check_same(given: list[Given], values: list[Any]) -> None:
@@ -119,7 +119,7 @@ _EXPECTED = {
 """By pydantic's error type; what the type knows is in its context."""
 
 
-def _explain(error: Mapping[str, Any], given: Given) -> SettingError:
+def _explain(error: Mapping[str, Any], given: str) -> SettingError:
     template = _EXPECTED.get(error["type"])
     expected = template.format(**error.get("ctx", {})) if template else shown(error["msg"])
     return SettingError(f"{given} can't be used. Allowed: {expected}.")

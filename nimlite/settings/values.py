@@ -1,13 +1,14 @@
 """Texts read into values, leniently: what can only mean one thing is understood."""
 
 import enum
+import hashlib
 import os
 import re
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 
 class Goal(enum.StrEnum):
@@ -98,6 +99,25 @@ def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def key_digest(key: str) -> str:
+    """The hex SHA-256 of an API key, which may itself be given as `sha256:` and that."""
+    if found := re.fullmatch(r"sha256:([0-9a-f]{64})", key):
+        return found[1]
+    if not re.fullmatch(r"(?!sha256:)[\x21-\x2b\x2d-\x7e]{16,256}", key):
+        raise ValueError(
+            "16 to 256 ASCII characters without spaces and commas (`openssl rand -hex 32` makes "
+            "some), or sha256: and the hex SHA-256 of such a key"
+        )
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _digests(value: object) -> object:
+    keys = _split(value)
+    if not isinstance(keys, list | tuple):
+        return value
+    return tuple(key_digest(str(key)) for key in keys)
+
+
 def _split_tags(value: object) -> object:
     """key=value,key=value -> a mapping; tags are text, whatever a file's syntax takes them for."""
     if isinstance(value, dict):
@@ -173,6 +193,11 @@ Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+KeyDigests = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_digests),
+    PlainSerializer(lambda digests: [f"sha256:{digest}" for digest in digests]),
+]
 Tags = Annotated[dict[str, str], BeforeValidator(_split_tags)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 PrecisionName = Annotated[str | None, BeforeValidator(_precision)]

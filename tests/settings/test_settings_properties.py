@@ -43,6 +43,10 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "served_model_name": st.lists(st.sampled_from(["a", "b/c"]), min_size=1),
     "server_host": st.sampled_from(["::", "127.0.0.1"]),
     "server_port": st.integers(1, 65535),
+    "api_key": st.lists(
+        st.sampled_from(["the-key-of-somebody", "sha256:" + 32 * "0f"]), min_size=1
+    ),
+    "api_keys_file": st.sampled_from(["/run/secrets/api keys"]),
     "tool_call_parser": st.sampled_from(["hermes", "granite-20b-fc"]),
     "reasoning_parser": st.sampled_from(["think", "none"]),
     "cache_path": st.sampled_from(["/cache", "/a b"]),

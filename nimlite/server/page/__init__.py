@@ -1,4 +1,5 @@
-"""GET /: the status page, and the two files that it asks for. It reads the public endpoints."""
+"""GET /: the status page, and the two files that it asks for. It reads the API, and asks
+for a key where that wants one."""
 
 from importlib.resources import files
 

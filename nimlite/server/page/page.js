@@ -1,5 +1,5 @@
 "use strict";
-// The status page: asks the public endpoints once a second, and draws what they answer.
+// The status page: asks the endpoints once a second, and draws what they answer.
 
 const POINTS = 120;
 const find = (id) => document.getElementById(id);
@@ -12,8 +12,27 @@ function element(tag, text, className) {
   return made;
 }
 
+// ---- the API key, where the server wants one: kept by this page alone, until it is left
+
+let key = "";
+
+async function ask(path, options = {}) {
+  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+  const response = await fetch(path, { ...options, headers });
+  find("key-section").hidden = response.status !== 401;
+  find("key-wrong").hidden = !key;
+  return response;
+}
+
+find("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key = find("key").value.trim();
+  find("key").value = "";
+  poll();
+});
+
 async function json(path) {
-  const response = await fetch(path);
+  const response = await ask(path);
   if (!response.ok) throw new Error(`${path}: ${response.status}`);
   return response.json();
 }
@@ -141,20 +160,25 @@ function showMetrics(now) {
 
 let planShown = "";
 
+let timer = 0;
+
 async function poll() {
+  clearTimeout(timer);
   try {
     const status = await json("/v1/status");
     const plan = JSON.stringify(status);
     if (plan !== planShown) showPlan(status);
     planShown = plan;
     showStart(await json("/v1/startup"), status.draining);
-    const metrics = await (await fetch("/v1/metrics")).text();
+    const metrics = await (await ask("/v1/metrics")).text();
     showMetrics({ ...parseMetrics(metrics), at: performance.now() });
   } catch {
-    find("state").textContent = "unreachable";
-    find("state").className = "badge bad";
+    const isLocked = !find("key-section").hidden;
+    find("state").textContent = isLocked ? "locked" : "unreachable";
+    find("state").className = isLocked ? "badge" : "badge bad";
+    if (isLocked) return; // a key, once given, goes on
   }
-  setTimeout(poll, 1000);
+  timer = setTimeout(poll, 1000);
 }
 
 // ---- the chat
@@ -188,7 +212,7 @@ async function answer(question) {
   say(question, "user");
   const line = say("…");
   let text = "";
-  const response = await fetch("/v1/chat/completions", {
+  const response = await ask("/v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ model: find("model").textContent, messages, stream: true, temperature: 0.6 }),
