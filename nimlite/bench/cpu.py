@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,11 @@ from nimlite.startup import Plan
 from nimlite.store.cache import Store
 
 PRECISIONS = (Precision.INT4, Precision.INT8, Precision.BF16, Precision.FP32)
+_CALIBRATED = (
+    *(Precision.FP8, Precision.INT8_SQ, Precision.INT8_WO),
+    *(Precision.INT4_AWQ, Precision.INT4_GPTQ),
+)
+"""Judged by what they lose alone."""
 WORKLOADS = tuple(
     Workload(
         concurrency=concurrency,
@@ -63,12 +68,15 @@ class CpuBench:
         """Everything: build, serve and measure, compare. Raises what the store, the build and a
         system raise."""
         load = os.getloadavg()[0]
-        plans = make_plans(self.store, self.progress)
-        engines = [self._prepare(plan) for plan in plans]
+        plans = make_plans(self.store, self.progress, PRECISIONS)
+        for plan in plans:
+            self._prepare(plan)
         file = self.store.fetch(plans[0].selection.manifest.artifact, self.progress)
         checkpoint = open_checkpoint(file)
         qualities: tuple[Quality, ...] = ()
         if self._is_wanted("perplexity"):
+            judged = make_plans(self.store, self.progress, (*PRECISIONS, *_CALIBRATED))
+            engines = [self._prepare(plan) for plan in judged]
             qualities = measure_qualities(engines, checkpoint, self.progress)
         with tempfile.TemporaryDirectory() as directory:
             export_huggingface(checkpoint, Path(directory))
@@ -136,11 +144,11 @@ class CpuBench:
         return found
 
 
-def make_plans(store: Store, progress: Progress) -> list[Plan]:
+def make_plans(store: Store, progress: Progress, precisions: Sequence[Precision]) -> list[Plan]:
     """How the embedded model is served in each precision, by the settings of this process."""
     manifest = find_manifest(None, store, progress)
     machine = probe(store.root)
-    tags = [{"tags_selector": f"precision={precision}"} for precision in PRECISIONS]
+    tags = [{"tags_selector": f"precision={precision}"} for precision in precisions]
     return [
         startup.make_plan(manifest, machine, read_settings(os.environ, flags)) for flags in tags
     ]

@@ -4,16 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tokenizers import Tokenizer
 
 from nimlite.build.checkpoint import Checkpoint
+from nimlite.build.convert import convert
 from nimlite.build.engine_dir import EngineDirectory
 from nimlite.build.quality import QualityReport
+from nimlite.build.quantize import nearest_recipe
+from nimlite.build.recipe import Recipe
 from nimlite.build.reference import Reference
 from nimlite.build.selftest import Logits, self_test
+from nimlite.build.weights_file import load_weights
 from nimlite.engine.backend import Backend
-from nimlite.observe.progress import Progress
+from nimlite.layers.linear import Weights
+from nimlite.observe.progress import SILENT, Progress
 from nimlite.profiles.manifest import Precision
 from nimlite.startup import Plan
 
@@ -40,6 +46,8 @@ class Quality:
 
     precision: Precision
     report: QualityReport
+    nearest: QualityReport | None = None
+    """Of plain rounding to nearest at the same bits, where the precision does more than that."""
 
 
 def measure_qualities(
@@ -53,8 +61,14 @@ def measure_qualities(
     qualities = []
     for engine in engines:
         with progress.task(f"The text in {engine.precision} and in plain fp32", None, ""):
-            report = self_test(_logits(engine, progress), reference, prompts)
-        qualities.append(Quality(precision=engine.precision, report=report))
+            engine_logits = _logits(engine, engine.directory.weights(), progress)
+            report = self_test(engine_logits, reference, prompts)
+        nearest = None
+        if recipe := nearest_recipe(engine.precision, config.spec):
+            with progress.task(f"The text in {engine.precision}, rounded to nearest", None, ""):
+                weights = _converted(engine, checkpoint, recipe)
+                nearest = self_test(_logits(engine, weights, progress), reference, prompts)
+        qualities.append(Quality(precision=engine.precision, report=report, nearest=nearest))
     return tuple(qualities)
 
 
@@ -65,7 +79,14 @@ def evaluation_prompts(tokenizer_file: Path) -> list[list[int]]:
     return [token_ids[i : i + _WINDOW] for i in range(0, len(token_ids), _WINDOW)]
 
 
-def _logits(engine: Prepared, progress: Progress) -> Logits:
+def _converted(engine: Prepared, checkpoint: Checkpoint, recipe: Recipe) -> Weights:
+    """The checkpoint by another recipe, in the engine's formats."""
+    spec = engine.directory.config.spec
+    with TemporaryDirectory() as directory:
+        convert(checkpoint, spec, engine.backend, 1, Path(directory), SILENT, recipe)
+        return load_weights(Path(directory))  # the mapped file stays readable
+
+
+def _logits(engine: Prepared, weights: Weights, progress: Progress) -> Logits:
     directory = engine.directory
-    weights = directory.weights()
     return engine.backend.logits(directory.config.spec, weights, directory.path, progress)

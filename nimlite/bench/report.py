@@ -153,12 +153,16 @@ def _quality(qualities: Sequence[Quality]) -> Grid:
             str(q.precision),
             f"{q.report.perplexity:.3f}",
             f"{q.report.perplexity_increase:+.2%}",
+            f"{q.nearest.perplexity_increase:+.2%}" if q.nearest else "",
             f"{q.report.argmax_agreement:.1%}",
         )
         for q in qualities
     )
     tokens = f"{qualities[0].report.num_tokens:,} tokens" if qualities else ""
-    headings = ("weights", "perplexity", "against fp32", "same likeliest token")
+    headings = (
+        *("weights", "perplexity", "against fp32", "rounded to nearest"),
+        "same likeliest token",
+    )
     return Grid(f"Quality of each precision over {tokens}", headings, rows, num_keys=1)
 
 

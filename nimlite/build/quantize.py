@@ -18,7 +18,13 @@ from nimlite.quant.fp8 import static_input_scale
 from nimlite.quant.gptq import gptq, hessian
 from nimlite.quant.grid import Grid, fitted_int4_grid, fp8_grid, int8_grid
 from nimlite.quant.rounded import RoundedMatrix
-from nimlite.quant.rtn import GROUP_SIZE, group_size_for, nearest_int8
+from nimlite.quant.rtn import (
+    GROUP_SIZE,
+    group_size_for,
+    nearest_fp8,
+    nearest_int4,
+    nearest_int8,
+)
 from nimlite.quant.smoothquant import smoothing_factors
 
 _ALWAYS_CALIBRATED = frozenset({Precision.INT8_SQ, Precision.INT4_AWQ, Precision.INT4_GPTQ})
@@ -83,6 +89,28 @@ def recipe_for(
             return AS_IT_IS
 
 
+def nearest_recipe(precision: Precision, spec: ModelSpec) -> Recipe | None:
+    """Plain rounding to nearest at the bits and groups of a precision: what calibration must beat.
+    None where nothing is rounded but by a device's format."""
+    match precision:
+        case Precision.FP8:
+            return Recipe(quantizer=lambda _, weight_NC: nearest_fp8(weight_NC))
+        case Precision.INT8_SQ | Precision.INT8_WO:
+            return Recipe(quantizer=_nearest_int8)
+        case Precision.INT4_AWQ | Precision.INT4_GPTQ:
+            return Recipe(
+                quantizer=lambda _, weight_NC: nearest_int4(
+                    weight_NC, group_size=_group_size(spec, weight_NC.shape[1])
+                )
+            )
+        case _:
+            return None
+
+
+def _group_size(spec: ModelSpec, num_columns: int) -> int:
+    return min(group_size_for(num_columns), largest_int4_group(spec))
+
+
 def _nearest_int8(name: str, weight_NC: torch.Tensor) -> RoundedMatrix:
     return nearest_int8(weight_NC)
 
@@ -100,11 +128,8 @@ class _Calibration:
     texts: Sequence[Sequence[int]]
     device: torch.device
 
-    def group_size(self, num_columns: int) -> int:
-        return min(group_size_for(num_columns), largest_int4_group(self.spec))
-
     def int4_grid(self, weight_NC: torch.Tensor, hessian_CC: torch.Tensor) -> Grid:
-        group_size = self.group_size(weight_NC.shape[1])
+        group_size = _group_size(self.spec, weight_NC.shape[1])
         return fitted_int4_grid(weight_NC, hessian_CC.diagonal(), group_size=group_size)
 
     def run(self, observer: Observer) -> None:
@@ -145,7 +170,7 @@ class _Calibration:
         matrices: dict[str, RoundedMatrix] = {}
 
         def measure(name: str, x_TC: torch.Tensor, weight_NC: torch.Tensor) -> torch.Tensor:
-            group_size = self.group_size(weight_NC.shape[1])
+            group_size = _group_size(self.spec, weight_NC.shape[1])
             means_C = self._means(name, x_TC)
             found = awq([weight_NC], x_TC, means_C, group_size=group_size, clip=not is_small)
             (matrices[name],) = found.matrices

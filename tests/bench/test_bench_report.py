@@ -1,6 +1,7 @@
 """Results as tables, lines and a page."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ from nimlite.bench.workload import Workload
 from nimlite.build.quality import QualityReport
 from nimlite.errors import SettingError
 from nimlite.profiles.manifest import Precision
+
+QUALITY = QualityReport(
+    num_tokens=1624,
+    max_absolute_error=1,
+    relative_error=0.05,
+    argmax_agreement=0.95,
+    kl_divergence=0.02,
+    perplexity=12.12,
+    reference_perplexity=12.0,
+)
 
 
 def measurement(system: str, concurrency: int, decode_tok_s: float) -> Measurement:
@@ -42,17 +53,9 @@ REPORT = Report(
         Footprint(system="a", variant="bf16", start_s=3.21, ready_rss=1 << 30, peak_rss=3 << 29),
     ),
     qualities=(
+        Quality(precision=Precision.INT4, report=QUALITY),
         Quality(
-            precision=Precision.INT4,
-            report=QualityReport(
-                num_tokens=1624,
-                max_absolute_error=1,
-                relative_error=0.05,
-                argmax_agreement=0.95,
-                kl_divergence=0.02,
-                perplexity=12.12,
-                reference_perplexity=12.0,
-            ),
+            precision=Precision.INT4_GPTQ, report=QUALITY, nearest=replace(QUALITY, perplexity=18.0)
         ),
     ),
 )
@@ -65,7 +68,8 @@ def test_markdown() -> None:
     assert "| a | bf16 | 77 | 256 |\n| b | bf16 |  | 256 |" in page
     assert "| a | bf16 | 1 stream | 10.0 | 20.0 | 1.0 | 2.0 | 2.5 |" in page
     assert "| a | bf16 | 3.2 | 1.00 | 1.50 |" in page
-    assert "| int4 | 12.120 | +1.00% | 95.0% |" in page
+    assert "| int4 | 12.120 | +1.00% |  | 95.0% |" in page
+    assert "| int4_gptq | 12.120 | +1.00% | +50.00% | 95.0% |" in page
 
 
 def test_tables_show_the_same() -> None:
@@ -78,7 +82,7 @@ def test_tables_show_the_same() -> None:
 
 def test_json_lines() -> None:
     lines = [json.loads(line) for line in REPORT.json_lines().splitlines()]
-    kinds = ["environment", *["measurement"] * 3, "footprint", "quality"]
+    kinds = ["environment", *["measurement"] * 3, "footprint", *["quality"] * 2]
     assert [line["kind"] for line in lines] == kinds
     assert lines[2]["workload"]["concurrency"] == 8
     assert lines[2]["output_tok_s"] == 256

@@ -8,7 +8,7 @@ from fakes.llama import Llama, random_llama
 
 from nimlite.build.calibration import calibrate, calibration_texts
 from nimlite.build.convert import convert
-from nimlite.build.quantize import recipe_for
+from nimlite.build.quantize import is_calibrated, nearest_recipe, recipe_for
 from nimlite.build.recipe import Recipe
 from nimlite.build.reference import Reference
 from nimlite.build.weights_file import load_weights
@@ -17,12 +17,25 @@ from nimlite.kernels.base import KVLayout
 from nimlite.kernels.torch_kernels import TorchKernels
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
+from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import SILENT
 from nimlite.profiles.manifest import Precision
 from nimlite.quant import SCHEMES, unpack
 from nimlite.quant.base import PackedWeight
-from nimlite.quant.rtn import nearest_fp8, nearest_int4, nearest_int8
+from nimlite.quant.fp8 import FP8_MAX
+from nimlite.quant.rtn import nearest_int8
 
+SHAPE = {
+    "architecture": "LlamaForCausalLM",
+    "hidden_size": 576,
+    "num_heads": 9,
+    "num_kv_heads": 3,
+    "head_dim": 64,
+    "intermediate_size": 1536,
+    "vocab_size": 49152,
+    "max_positions": 8192,
+    "norm_eps": 1e-5,
+}
 TEXTS = [list(range(30, 94)), [5, 7, 200, 11]]
 
 
@@ -85,17 +98,41 @@ def test_smoothing_leaves_the_model_as_it_is(llama: Llama, tmp_path: Path) -> No
             torch.testing.assert_close(found, expected)
 
 
-RECIPES = {
-    Precision.FP8: lambda _, weight_NC: nearest_fp8(weight_NC),
-    Precision.INT8_WO: lambda _, weight_NC: nearest_int8(weight_NC),
-    Precision.INT4_AWQ: lambda _, weight_NC: nearest_int4(weight_NC, group_size=32),
-    Precision.INT4_GPTQ: lambda _, weight_NC: nearest_int4(weight_NC, group_size=32),
-}
-"""Rounding to nearest, at the same bits."""
+def test_small_models_are_calibrated_in_8_bits_too() -> None:
+    small = ModelSpec(**SHAPE, num_layers=30)
+    large = ModelSpec(**SHAPE | {"hidden_size": 4096, "intermediate_size": 14336}, num_layers=32)
+    for precision in (Precision.FP8, Precision.INT8_WO):
+        assert is_calibrated(precision, small) and not is_calibrated(precision, large)
+    for precision in (Precision.INT8_SQ, Precision.INT4_AWQ, Precision.INT4_GPTQ):
+        assert is_calibrated(precision, small) and is_calibrated(precision, large)
+    assert not is_calibrated(Precision.INT8, small)
+
+
+def test_fp8_inputs_have_a_scale_of_their_own_where_that_is_asked_for(llama: Llama) -> None:
+    fixed = recipe_for(Precision.FP8, llama.checkpoint, llama.spec, TEXTS, static_inputs=True)
+    seen: dict[str, torch.Tensor] = {}
+
+    def observe(name: str, x_TC: torch.Tensor, weight_NC: torch.Tensor) -> torch.Tensor:
+        seen[name] = x_TC
+        rounded = fixed.rounded(name, weight_NC)
+        assert rounded is not None
+        return rounded.dequantized()
+
+    calibrate(llama.checkpoint, llama.spec, TEXTS, observe)
+    for name, x_TC in seen.items():
+        rounded = fixed.rounded(name, torch.empty(0))
+        assert rounded is not None and rounded.input_scale is not None
+        assert rounded.input_scale * FP8_MAX == pytest.approx(float(x_TC.abs().max()), rel=1e-4)
+
+
+CALIBRATED_WEIGHTS = [
+    *(Precision.FP8, Precision.INT8_WO),
+    *(Precision.INT4_AWQ, Precision.INT4_GPTQ),
+]
 
 
 @pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("precision", RECIPES)
+@pytest.mark.parametrize("precision", CALIBRATED_WEIGHTS)
 def test_a_calibrated_model_is_nearer_than_a_rounded_one(
     precision: Precision, has_bias: bool, tmp_path: Path
 ) -> None:
@@ -104,7 +141,9 @@ def test_a_calibrated_model_is_nearer_than_a_rounded_one(
     texts = [list(range(30, 94)), list(range(100, 250)), [5, 7, 200, 11]]
     calibrated = recipe_for(precision, llama.checkpoint, llama.spec, texts)
     errors = []
-    for name, recipe in ("found", calibrated), ("nearest", Recipe(quantizer=RECIPES[precision])):
+    nearest = nearest_recipe(precision, llama.spec)
+    assert nearest is not None
+    for name, recipe in ("found", calibrated), ("nearest", nearest):
         (tmp_path / name).mkdir()
         weights = converted(llama, precision, recipe, tmp_path / name)
         unpacked = {

@@ -34,6 +34,13 @@ def test_the_output_is_nearer_than_rounded_to_nearest(
         assert found < 0.8 * output_error(sample_TC, weight_NC, nearest)
 
 
+def test_a_token_hundreds_of_times_as_large_does_not_decide_alone() -> None:
+    x_TC = activations(64, 32)
+    x_TC = x_TC / x_TC.norm(dim=1, keepdim=True)
+    found, cut = (hessian(torch.cat([x_TC, size * x_TC[:1]])) for size in (1e4, 50))
+    torch.testing.assert_close(found, cut)
+
+
 @pytest.mark.parametrize("make", [int8_grid, fp8_grid])
 def test_eight_bits_gain_too(make: Callable[[torch.Tensor], Grid]) -> None:
     x_TC, weight_NC = activations(1024, 256), weight(48, 256)
