@@ -83,20 +83,20 @@ def _add_responses(app: FastAPI, state: ServerState) -> None:
         return await responses.create(await read_body(request, ResponsesRequest))
 
     @app.get("/v1/responses/{response_id}")
-    async def get_response(response_id: str) -> dict[str, Any]:
-        return responses.get(response_id)
+    async def get_response(response_id: str) -> Response:
+        return json_response(responses.get(response_id))
 
     @app.get("/v1/responses/{response_id}/input_items")
-    async def list_input_items(response_id: str) -> dict[str, Any]:
-        return responses.input_items(response_id)
+    async def list_input_items(response_id: str) -> Response:
+        return json_response(responses.input_items(response_id))
 
     @app.post("/v1/responses/{response_id}/cancel")
-    async def cancel_response(response_id: str) -> dict[str, Any]:
-        return await responses.cancel(response_id)
+    async def cancel_response(response_id: str) -> Response:
+        return json_response(await responses.cancel(response_id))
 
     @app.delete("/v1/responses/{response_id}")
-    async def delete_response(response_id: str) -> dict[str, Any]:
-        return await responses.delete(response_id)
+    async def delete_response(response_id: str) -> Response:
+        return json_response(await responses.delete(response_id))
 
 
 def _add_messages(app: FastAPI, state: ServerState) -> None:

@@ -3,13 +3,13 @@
 import http
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from nimlite.errors import NimliteError, RequestError
 from nimlite.server.anthropic.errors import anthropic_error, anthropic_error_object
+from nimlite.server.json_bytes import json_bytes
 
 
 class ErrorDetail(BaseModel):
@@ -48,7 +48,7 @@ def internal_error_object() -> dict[str, Any]:
 
 
 def json_response(content: object, *, status: int = http.HTTPStatus.OK) -> Response:
-    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
+    return Response(json_bytes(content), status_code=status, media_type="application/json")
 
 
 def install_error_handlers(app: FastAPI, retry_after_s: int) -> None:

@@ -4,15 +4,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 
-import orjson
-
 from nimlite.server.choice import Piece
+from nimlite.server.json_bytes import json_bytes
 
 
 def encode(data: object) -> bytes:
     """JSON on what every client takes for one line. Many split a stream as str.splitlines does,
     which ends a line at U+0085, U+2028 and U+2029 too; JSON lets these three stand unescaped."""
-    text = orjson.dumps(data)
+    text = json_bytes(data)
     if b"\xe2\x80" in text:
         text = text.replace(b"\xe2\x80\xa8", rb"\u2028").replace(b"\xe2\x80\xa9", rb"\u2029")
     return text.replace(b"\xc2\x85", rb"\u0085")

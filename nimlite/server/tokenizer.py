@@ -17,6 +17,11 @@ from nimlite.server.token_bytes import TokenBytes
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_TEMPLATE_ERRORS = (
+    *(TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError),
+    RecursionError,
+)
+"""What a template may do wrong with messages and variables that it doesn't expect."""
 _INLINE_CHARS = 4096
 """Texts up to it are encoded in about a millisecond: less than a thread costs."""
 
@@ -117,7 +122,7 @@ class Tokenizer:
             )
         try:
             return self._template.render(conversation)
-        except (TemplateError, TypeError) as error:
+        except _TEMPLATE_ERRORS as error:
             raise RequestError(
                 f"The model's chat template refuses these messages: {error}", param="messages"
             ) from error

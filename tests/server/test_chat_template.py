@@ -1,5 +1,6 @@
 """Chat templates, against transformers' own rendering of the same files."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -8,9 +9,10 @@ from fakes.tiny_tokenizer import BOS, CHAT_TEMPLATE, EOS, save_tokenizer
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
-from nimlite.errors import ModelError
+from nimlite.errors import ModelError, RequestError
 from nimlite.server.chat_template import ChatTemplate
 from nimlite.server.conversation import Conversation
+from nimlite.server.tokenizer import Tokenizer
 
 MESSAGES = (
     {"role": "system", "content": "Be <brief> & kind."},
@@ -82,6 +84,15 @@ def test_a_template_that_refuses_or_reaches_out() -> None:
         )
     with pytest.raises(TemplateError, match="unsafe"):
         ChatTemplate("{{ messages.__class__.__mro__ }}", {}).render(Conversation(messages=MESSAGES))
+
+
+def test_variables_that_a_template_does_not_expect(tmp_path: Path) -> None:
+    directory = save_tokenizer(tmp_path, chat_template="{{ 1 // n }}{{ words[0].x }}")
+    tokenizer = Tokenizer.load(directory)
+    for kwargs in ({"n": 0}, {"n": "a"}, {"n": 1, "words": []}):
+        asked = Conversation(messages=MESSAGES, template_kwargs=kwargs)
+        with pytest.raises(RequestError, match="chat template refuses these messages"):
+            asyncio.run(tokenizer.encode_chat(asked, max_tokens=99))
 
 
 def test_files_that_can_not_be_read(tmp_path: Path) -> None:

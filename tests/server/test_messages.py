@@ -160,6 +160,13 @@ def test_thinking_is_switched(client: anthropic.Anthropic, model: ToolModel) -> 
     assert not model.prompt.endswith("<think>\n")
 
 
+def test_arguments_that_are_hard_to_encode(client: anthropic.Anthropic, model: ToolModel) -> None:
+    arguments = '{"a": 1%s, "b": "\\ud800"}' % ("0" * 40)
+    model.says = f'<tool_call>{{"name": "get_weather", "arguments": {arguments}}}</tool_call>'
+    [call] = create(client, tools=[WEATHER]).content
+    assert call.input == {"a": 10**40, "b": "\ud800"}
+
+
 def test_tokens_are_counted_without_inference(
     client: anthropic.Anthropic, model: ToolModel
 ) -> None:
@@ -190,6 +197,11 @@ def test_tokens_are_counted_without_inference(
             {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
             anthropic.BadRequestError,
             "expected 'custom'",
+        ),
+        (
+            {"tool_choice": {"type": "any"}},
+            anthropic.BadRequestError,
+            "'required' needs 'tools'",
         ),
         (
             {"tools": [WEATHER], "tool_choice": {"type": "tool"}},

@@ -240,6 +240,7 @@ def test_the_tool_that_must_be_called(client: openai.OpenAI, model: ToolModel) -
         ({"input": [{"type": "x"}]}, "input[0].type", "expected 'message', 'function_call'"),
         ({"input": []}, "input", "at least 1 item"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type", "expected 'function'"),
+        ({"tool_choice": "required"}, "tool_choice", "needs 'tools'"),
         ({"conversation": "c"}, "conversation", "is not supported"),
         ({"truncation": "auto"}, "truncation", "is not supported"),
         ({"background": True, "stream": True}, "stream", "can't be streamed here"),
@@ -258,6 +259,15 @@ def test_mistakes(
         create(client, **fields)
     assert sentence in str(raised.value)
     assert raised.value.param == param
+
+
+def test_schemas_that_are_hard_to_encode(client: openai.OpenAI, model: ToolModel) -> None:
+    model.says = "yes"
+    schema = {"type": "object", "properties": {"a": {"type": "integer", "maximum": 10**30}}}
+    response = create(client, tools=[WEATHER | {"parameters": schema}], tool_choice="auto")
+    kept = client.responses.retrieve(response.id)
+    assert kept.tools[0].parameters == schema
+    assert create(client, tool_choice="auto").output_text == "yes"
 
 
 def test_only_the_background_can_be_cancelled(client: openai.OpenAI, model: ToolModel) -> None:

@@ -28,8 +28,7 @@ def to_chat(body: CountTokensRequest) -> ChatCompletionRequest:
         "messages": [*_system(body), *(m for message in body.messages for m in _turn(message))],
         "continue_final_message": isinstance(body.messages[-1], AssistantMessage),
     }
-    if body.tools:
-        fields |= {"tools": [_tool(tool) for tool in body.tools]} | _choice(body.tool_choice)
+    fields |= {"tools": [_tool(tool) for tool in body.tools or ()]} | _choice(body.tool_choice)
     if body.thinking is not None:
         is_on = body.thinking.type != "disabled"
         fields["chat_template_kwargs"] = {"enable_thinking": is_on}

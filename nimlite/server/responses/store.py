@@ -5,9 +5,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import orjson
-
 from nimlite.errors import RequestError
+from nimlite.server.json_bytes import json_bytes
 from nimlite.server.responses.items import InputItem
 
 
@@ -52,7 +51,7 @@ class ResponseStore:
         response_id = stored.response["id"]
         self.pop(response_id)
         own = stored.items[len(stored.items) - stored.num_own_items :]
-        num_bytes = len(orjson.dumps(stored.response)) + sum(
+        num_bytes = len(json_bytes(stored.response)) + sum(
             len(item.model_dump_json()) for item in own
         )
         self._stored[response_id] = (stored, num_bytes)

@@ -32,8 +32,8 @@ def to_chat(body: ResponsesRequest, items: Sequence[InputItem]) -> ChatCompletio
         "reasoning_effort": body.reasoning.effort if body.reasoning else None,
         "chat_template_kwargs": body.chat_template_kwargs,
     }
-    if body.tools:
-        choice = body.tool_choice
+    choice = body.tool_choice
+    if body.tools or choice != "auto":
         named = {"type": "function", "function": {"name": getattr(choice, "name", None)}}
         fields["tool_choice"] = named if isinstance(choice, NamedFunction) else choice
     return checked(ChatCompletionRequest, fields)
