@@ -16,6 +16,7 @@ from nimlite.kernels.triton.product import (
     candidates,
     library_linear,
     product,
+    row_buckets,
 )
 from nimlite.kernels.triton.scaled_rows import UnsummedRows
 from nimlite.kernels.triton.weight_only import columns_of_block, rows_of, weight_only_linear
@@ -110,6 +111,15 @@ def test_candidates_are_right_and_within_the_limits_of_the_device(rows: int) -> 
     x = random(min(rows, 16), 2048, seed=2)
     y = product(x, weight, None, found[0], workspace, DEVICE, DTYPE, sums=True)
     assert relative_error(y, W4A16.linear(x, weight)) < TOLERANCE
+
+
+@pytest.mark.parametrize("scheme", [W4A16, W8A16])
+def test_every_bucket_has_a_candidate_on_cards_with_little_shared_memory(scheme: Any) -> None:
+    small = replace(DEVICE, shared_memory=99 * 1024, is_interpreted=False)
+    workspace = LinearWorkspace.allocate(WHERE)
+    for columns in (576, 4096):
+        weight = PackedWeight(scheme.name, 1024, columns, {})
+        assert all(candidates(n, weight, workspace, small) for n in row_buckets(scheme.name))
 
 
 def test_buckets_of_rows() -> None:

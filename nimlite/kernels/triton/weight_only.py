@@ -331,7 +331,9 @@ def weight_only_candidates(
         if not least <= num_rows <= most:
             continue
         tiles = triton.cdiv(weight.num_rows, block_n)
-        shared = num_stages * spans * (block_n * 2 * WORDS + rows * columns * 2)
+        # a block that wgmma reads is kept a turn longer
+        in_flight = num_stages - (1 if spans > 1 else 0)
+        shared = in_flight * spans * (block_n * 2 * WORDS + rows * columns * 2)
         for split in (1, 2, 4, 8) if sums else (2, 4, 8):
             config = LinearConfig(
                 block_n=block_n,
@@ -363,8 +365,11 @@ _TILES = (
     (1, 16, 64, 8, 8, 3),
     (1, 8, 128, 4, 4, 4),
     (1, 32, 32, 4, 4, 4),
+    (1, 16, 64, 4, 4, 3),
+    (1, 32, 32, 4, 4, 3),
     (17, 32, 64, 4, 4, 3),
     (17, 64, 64, 1, 4, 6),
+    (17, 1 << 30, 64, 1, 4, 2),
     (17, 64, 128, 1, 4, 4),
     (17, 128, 128, 1, 4, 6),
     (33, 128, 128, 1, 8, 4),
