@@ -40,17 +40,26 @@ class GenerationBody(StructuredBody):
 
     model: str
     stream: bool | None = None
+    """Send the answer as it grows, as server-sent events."""
     stream_options: StreamOptions | None = None
+    """Only with `stream`."""
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    """Answers to each prompt."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """0 takes the likeliest token; unset: 1."""
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The likeliest tokens that together have this probability are drawn from."""
     top_k: Annotated[int, Field(ge=-1)] | None = None
     """-1 and 0: no limit."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Tokens less likely than this share of the likeliest are left out."""
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    """Over 1: tokens of the prompt and the answer become less likely."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Over 0: tokens of the answer become less likely."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Over 0: the more often a token is in the answer, the less likely it becomes."""
     logit_bias: (
         Annotated[
             dict[int, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_LOGIT_BIASES)
@@ -58,13 +67,18 @@ class GenerationBody(StructuredBody):
         | None
     ) = None
     seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
+    """The same seed, the same answer."""
     stop: (
         StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True)] | None
     ) = None
+    """The text ends before the first of them."""
     stop_token_ids: Annotated[TokenIds, Field(max_length=MAX_STOP_TOKEN_IDS)] | None = None
     include_stop_str_in_output: bool | None = None
+    """Keep the stop string at the end of the text."""
     min_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Before so many tokens no answer ends."""
     ignore_eos: bool | None = None
+    """Go on behind the model's own end, up to the limit of tokens."""
     skip_special_tokens: bool | None = None
     """True, the default: special tokens are left out of the text."""
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -75,6 +89,7 @@ class GenerationBody(StructuredBody):
     """The prefix cache is shared only between requests of equal salt."""
 
     user: str | None = None
+    """Without effect, as are the next ones."""
     metadata: dict[str, str] | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
@@ -107,7 +122,9 @@ class ChatCompletionRequest(GenerationBody):
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Limit of the answer's tokens, thoughts among them; unset: what the context holds."""
     logprobs: bool | None = None
+    """Log-probabilities of the answer's tokens."""
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: ToolChoice | None = None
@@ -174,6 +191,7 @@ class CompletionRequest(GenerationBody):
         | Annotated[list[TokenIds], Field(fail_fast=True)]
     )
     echo: bool | None = None
+    """The text begins with the prompt."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: int | None = None
     suffix: Annotated[Any, refuse_unless(""), NULL_SCHEMA] = None
