@@ -93,21 +93,37 @@ def sample(
 ) -> list[SampledToken]:
     """Choose one token a row. The logits (fp32) are left as they were."""
     greedy = logits_RV.argmax(dim=-1).tolist()
-    bits = {} if mask is None else dict(zip(mask.rows, mask.bits_GW, strict=True))
+    allowed = {} if mask is None else dict(zip(mask.rows, mask.bits_GW, strict=True))
     tokens = []
     for i, row in enumerate(rows):
         logits_V = adjust(logits_RV[i], row) if row.is_adjusted else logits_RV[i]
-        if i in bits:
-            logits_V = forbid(logits_V, bits[i])
-        if row.params.temperature > 0:
-            token_id = _draw(logits_V, row.params, uniform(row.seed, row.output_index))
+        if i in allowed:
+            token_id = _choose_among(logits_V, allowed[i], row)
+        elif row.params.temperature > 0 or row.is_adjusted:
+            token_id = _choose(logits_V, row)
         else:
-            is_changed = row.is_adjusted or i in bits
-            token_id = int(logits_V.argmax()) if is_changed else greedy[i]
+            token_id = greedy[i]
         count = row.params.logprobs
         logprob = None if count is None else logprob_of(logits_RV[i], token_id, count)
         tokens.append(SampledToken(token_id, logprob))
     return tokens
+
+
+def _choose(logits_V: torch.Tensor, row: SamplingRow) -> int:
+    if row.params.temperature > 0:
+        return _draw(logits_V, row.params, uniform(row.seed, row.output_index))
+    return int(logits_V.argmax())
+
+
+def _choose_among(logits_V: torch.Tensor, bits_W: np.ndarray, row: SamplingRow) -> int:
+    """Among the tokens with a bit (as `TokenMask` has them). Where they are few, the others are
+    not even looked at."""
+    bits_V = np.unpackbits(bits_W.view(np.uint8), count=len(logits_V), bitorder="little")
+    is_allowed_V = bits_V.view(np.bool_)
+    if np.count_nonzero(is_allowed_V) > len(logits_V) // 4:
+        return _choose(logits_V.where(torch.from_numpy(is_allowed_V), -torch.inf), row)
+    ids = np.flatnonzero(is_allowed_V)
+    return int(ids[_choose(logits_V[torch.from_numpy(ids)], row)])
 
 
 def uniform(seed: int, output_index: int) -> float:
@@ -151,12 +167,6 @@ def adjust(logits_V: torch.Tensor, row: SamplingRow) -> torch.Tensor:
         ids = torch.tensor(row.suppressed)
         logits_V = logits_V.index_fill(0, ids, -torch.inf)
     return logits_V
-
-
-def forbid(logits_V: torch.Tensor, bits_W: np.ndarray) -> torch.Tensor:
-    """The logits with -inf where a token has no bit (as `TokenMask` has them)."""
-    is_allowed_V = np.unpackbits(bits_W.view(np.uint8), count=len(logits_V), bitorder="little")
-    return logits_V.masked_fill(torch.from_numpy(is_allowed_V) == 0, -torch.inf)
 
 
 def _count(token_ids: Sequence[int], like_V: torch.Tensor) -> torch.Tensor:
