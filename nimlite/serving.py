@@ -23,8 +23,10 @@ from nimlite.profiles.manifest import Device
 from nimlite.profiles.nim import nim_manifest
 from nimlite.server.api_keys import ApiKeys
 from nimlite.server.config import ServerConfig
+from nimlite.server.cors import Cors
 from nimlite.server.serve import serve
 from nimlite.server.state import ServedModel, ServerState
+from nimlite.server.tls import tls_context
 from nimlite.server.tokenizer import Tokenizer
 from nimlite.startup import Plan
 from nimlite.store.cache import Store
@@ -64,6 +66,8 @@ class _Service:
                     settings.api_keys_file,
                     asked=settings.named("api_keys_file"),
                 ),
+                tls=tls_context(settings),
+                cors=Cors.of(settings),
             )
         )
         self._state.plan = plan_status(plan.machine, plan.selection)
@@ -114,7 +118,8 @@ class _Service:
         settings = self._plan.settings
         wildcard = settings.server_host in ("0.0.0.0", "::")
         host = "localhost" if wildcard else settings.server_host
-        url = f"http://{host}:{settings.server_port}"
+        scheme = "http" if self._state.config.tls is None else "https"
+        url = f"{scheme}://{host}:{settings.server_port}"
         name, selection = self._plan.served_names[0], self._plan.selection
         seconds = time.monotonic() - self._started
         _log.info("the start, phase by phase:\n%s", self._progress.table())

@@ -50,6 +50,8 @@ def create_app(state: ServerState) -> FastAPI:
     )
     app.add_middleware(BodyLimit, max_bytes=state.config.max_body_bytes)
     app.add_middleware(KeyCheck, keys=state.config.keys)
+    if state.config.cors is not None:
+        state.config.cors.add_to(app)
     app.add_middleware(RequestId)
     install_error_handlers(app, state.config.retry_after_s)
     _add_generation(app, state)

@@ -1,8 +1,10 @@
 """What an operator may set about the HTTP side."""
 
+import ssl
 from dataclasses import dataclass, field
 
 from nimlite.server.api_keys import ApiKeys
+from nimlite.server.cors import Cors
 
 MIB = 1024 * 1024
 
@@ -17,6 +19,10 @@ class ServerConfig:
     port: int = 8000
     keys: ApiKeys = field(default_factory=ApiKeys)
     """Of which a request must bring one, if there are any."""
+    tls: ssl.SSLContext | None = None
+    """None: plain HTTP."""
+    cors: Cors | None = None
+    """None: no page of another origin may ask."""
     max_body_bytes: int = 32 * MIB
     """Larger bodies are refused with 413."""
     max_waiting: int = 1024

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -17,6 +18,12 @@ from nimlite.server.state import ServedModel, ServerState
 _log = logging.getLogger(__name__)
 _BACKLOG = 2048
 """Connections that may wait to be accepted; as uvicorn's own."""
+_HEADERS = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+]
+"""Of every answer, the parser's own refusals among them."""
 _CLOSE_S = 2
 """Seconds that interrupted answers have to send their last words."""
 
@@ -41,6 +48,8 @@ class DrainingServer(uvicorn.Server):
                 server_header=False,
                 lifespan="off",
                 ws="none",
+                headers=_HEADERS,
+                **_tls(config),
             )
         )
         self._state = state
@@ -102,6 +111,11 @@ def _bind(config: ServerConfig) -> socket.socket:
             f"Port {config.port} on {config.host} can't be used: {error.strerror}. "
             f"Set NIM_SERVER_PORT to a free one."
         ) from error
+
+
+def _tls(config: ServerConfig) -> dict[str, Any]:
+    context = config.tls
+    return {} if context is None else {"ssl_context_factory": lambda *_: context}
 
 
 async def _load(

@@ -18,10 +18,14 @@ from nimlite.settings.values import (
     LogLevel,
     Milliseconds,
     Names,
+    Origins,
     Port,
     PrecisionName,
     ReasoningParserName,
+    Seconds,
     Share,
+    SSLMode,
+    SSLModeName,
     Tags,
     Tokens,
     ToolCallParserName,
@@ -114,6 +118,25 @@ class Settings:
     Unset: all who reach the port may ask."""
     api_keys_file: Annotated[FilePath | None, Group.SERVER] = None
     """A file with further keys, one a line."""
+    ssl_mode: Annotated[SSLModeName, Group.SERVER] = SSLMode.DISABLED
+    """DISABLED (plain HTTP), TLS, or MTLS, which asks clients for a certificate, too."""
+    ssl_key_path: Annotated[FilePath | None, Group.SERVER] = None
+    """The server's private key: a PEM file without a password."""
+    ssl_certs_path: Annotated[FilePath | None, Group.SERVER] = None
+    """The server's certificate: a PEM file, with what leads up to a known authority after it."""
+    ssl_ca_certs_path: Annotated[FilePath | None, Group.SERVER] = None
+    """The authorities whose certificates clients may show: a PEM file, for MTLS."""
+    cors_allow_origins: Annotated[Origins, Group.SERVER] = ()
+    """Origins whose pages may ask from a browser, with commas between them; * is all. Unset: only
+    the server's own page."""
+    cors_allow_methods: Annotated[Names, Group.SERVER] = ("GET", "POST", "DELETE")
+    """HTTP methods that they may use."""
+    cors_allow_headers: Annotated[Names, Group.SERVER] = ("*",)
+    """Headers that they may send; * is all."""
+    cors_expose_headers: Annotated[Names, Group.SERVER] = ("X-Request-Id", "Retry-After")
+    """Headers of an answer that they may read."""
+    cors_max_age: Annotated[Seconds, Group.SERVER] = 600
+    """Seconds for which a browser may remember all this."""
     tool_call_parser: Annotated[ToolCallParserName | None, Group.SERVER] = None
     """How the model writes calls of tools: hermes, llama3_json, pythonic, mistral, granite,
     granite-20b-fc, phi4_mini_json, nemotron, qwen3_coder or jamba. Unset: as its chat template

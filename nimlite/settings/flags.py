@@ -22,6 +22,9 @@ _ALSO = {
     "max_batch_size": ("--max-num-seqs",),
     "max_num_tokens": ("--max-num-batched-tokens",),
     "kvcache_percent": ("--gpu-memory-utilization",),
+    "ssl_key_path": ("--ssl-keyfile",),
+    "ssl_certs_path": ("--ssl-certfile",),
+    "ssl_ca_certs_path": ("--ssl-ca-certs",),
     "config_file": ("--config-file",),
 }
 """Other spellings, as NIM's commands, vLLM and TensorRT-LLM have them."""

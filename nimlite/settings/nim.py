@@ -148,11 +148,6 @@ _TABLE: dict[str, Meaning] = {
     # Server
     "NIM_HTTP_API_PORT": Spelling("server_port"),
     "NIM_HEALTH_PORT": NotYet("health is answered on NIM_SERVER_PORT", ()),
-    "NIM_CORS_ALLOW_ORIGINS NIM_CORS_ALLOW_HEADERS NIM_CORS_ALLOW_METHODS "
-    "NIM_CORS_EXPOSE_HEADERS NIM_CORS_MAX_AGE": NotYet("let the proxy in front answer CORS", ()),
-    "NIM_SSL_MODE NIM_SSL_KEY_PATH NIM_SSL_CERTS_PATH NIM_SSL_CA_CERTS_PATH": NotYet(
-        "the server speaks plain HTTP: let the proxy in front end TLS", _OFF
-    ),
     "NIM_MIDDLEWARE_CONFIG_PATH NIM_NGINX_DIR": NoEffect("there is no nginx in here"),
     "NIM_SAGEMAKER_MODE": NotYet("there are no routes for SageMaker"),
     # Several machines

@@ -68,6 +68,16 @@ class ReasoningParser(enum.StrEnum):
     NONE = "none"
 
 
+class SSLMode(enum.StrEnum):
+    """What NIM_SSL_MODE takes."""
+
+    DISABLED = "DISABLED"
+    TLS = "TLS"
+    """The server shows a certificate."""
+    MTLS = "MTLS"
+    """Clients show one, too."""
+
+
 def default_cache_path() -> Path:
     """~/.cache/nimlite, or a temporary folder of this user's where there is no home that can be
     written."""
@@ -116,6 +126,14 @@ def _digests(value: object) -> object:
     if not isinstance(keys, list | tuple):
         return value
     return tuple(key_digest(str(key)) for key in keys)
+
+
+def _origins(value: object) -> object:
+    origins = _split(value)
+    for origin in origins if isinstance(origins, list | tuple) else ():
+        if origin != "*" and not re.fullmatch(r"https?://[^/\s*?#]+", str(origin)):
+            raise ValueError("*, or origins like https://chat.example.com, without a path")
+    return origins
 
 
 def _split_tags(value: object) -> object:
@@ -198,6 +216,9 @@ KeyDigests = Annotated[
     BeforeValidator(_digests),
     PlainSerializer(lambda digests: [f"sha256:{digest}" for digest in digests]),
 ]
+Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
+Seconds = Annotated[int, Field(ge=0)]
+SSLModeName = Annotated[SSLMode, BeforeValidator(_upper)]
 Tags = Annotated[dict[str, str], BeforeValidator(_split_tags)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 PrecisionName = Annotated[str | None, BeforeValidator(_precision)]

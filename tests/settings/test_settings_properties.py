@@ -47,6 +47,17 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
         st.sampled_from(["the-key-of-somebody", "sha256:" + 32 * "0f"]), min_size=1
     ),
     "api_keys_file": st.sampled_from(["/run/secrets/api keys"]),
+    "ssl_mode": st.sampled_from(["TLS", "MTLS"]),
+    "ssl_key_path": st.just("/tls/key.pem"),
+    "ssl_certs_path": st.just("/tls/certs.pem"),
+    "ssl_ca_certs_path": st.just("/tls/ca.pem"),
+    "cors_allow_origins": st.lists(
+        st.sampled_from(["*", "https://a.b", "http://localhost:3000"]), min_size=1
+    ),
+    "cors_allow_methods": st.just(["GET"]),
+    "cors_allow_headers": st.just(["X-Api-Key", "Content-Type"]),
+    "cors_expose_headers": st.just(["X-Request-Id"]),
+    "cors_max_age": st.integers(0, 9999),
     "tool_call_parser": st.sampled_from(["hermes", "granite-20b-fc"]),
     "reasoning_parser": st.sampled_from(["think", "none"]),
     "cache_path": st.sampled_from(["/cache", "/a b"]),

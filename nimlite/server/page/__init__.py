@@ -26,7 +26,6 @@ def add_page(app: FastAPI) -> None:
 def _add_file(app: FastAPI, path: str, content: bytes, media_type: str) -> None:
     headers = {
         "Content-Security-Policy": _POLICY,
-        "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-cache",
     }
 
