@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 import torch
 from compressed_tensors.quantization import QuantizationArgs
+from fakes.family import tiny_model
 from fakes.llama import Llama, random_llama
 from fakes.published import compress
+from transformers import GPTNeoXConfig, Phi3Config, PreTrainedConfig
 
 from nimlite.build.checkpoint import open_checkpoint
-from nimlite.build.convert import convert
+from nimlite.build.convert import convert, read_parts
 from nimlite.build.huggingface import HuggingFaceCheckpoint
+from nimlite.build.parts import sources_of
 from nimlite.build.published_recipe import published_recipe
 from nimlite.build.quantize import recipe_for
 from nimlite.build.staging import Staging
@@ -75,3 +78,38 @@ def test_fp8_with_a_scale_a_row_is_packed_as_it_is(tmp_path: Path) -> None:
     packed = FP8_ROWS.pack_rounded(rounded)
     assert torch.equal(packed.tensors["weight"].float(), rounded.values_NC.float())
     assert torch.equal(FP8_ROWS.unpack(packed), rounded.dequantized())
+
+
+_TINY = {"vocab_size": 272, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Phi3Config(
+            **_TINY,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            pad_token_id=None,
+            eos_token_id=256,
+            tie_word_embeddings=True,
+            max_position_embeddings=256,
+        ),
+        GPTNeoXConfig(**_TINY, num_attention_heads=4, eos_token_id=256),
+    ],
+    ids=["one after the other", "by head"],
+)
+def test_a_fused_rounding_comes_apart_as_its_weights_do(
+    tmp_path: Path, config: PreTrainedConfig
+) -> None:
+    plain = tiny_model(config, tmp_path)
+    inputs = QuantizationArgs(strategy="token", dynamic=True, type="int")
+    compress(plain.home, tmp_path / "compressed", QuantizationArgs(**_INT8), inputs)
+    checkpoint = open_checkpoint(tmp_path / "compressed")
+    sources = sources_of(checkpoint, plain.spec)
+    recipe = recipe_for(Precision.INT8_SQ, checkpoint, plain.spec, ())
+    for name in ("layers.0.qkv", f"layers.0.{plain.spec.up_name}"):
+        weight_NC = torch.cat(read_parts(checkpoint, sources[name], Staging()))
+        kept = recipe.rounded(name, weight_NC)
+        assert kept is not None
+        torch.testing.assert_close(kept.dequantized(), weight_NC.float())

@@ -19,7 +19,7 @@ from compressed_tensors.quantization import (
 )
 from compressed_tensors.quantization.utils import calculate_qparams
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -73,9 +73,9 @@ def compress(
 ) -> dict[str, torch.Tensor]:
     """`home` as compressed-tensors saves it to `target`, each scale from its weights' range.
     Returns what compressed-tensors itself makes of its linear layers, by name."""
-    model = LlamaForCausalLM.from_pretrained(home, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(home, dtype=torch.bfloat16)
     scheme = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs)
-    config = QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head"])
+    config = QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head", "embed_out"])
     apply_quantization_config(model, config)
     modules = {n: m for n, m in model.named_modules() if hasattr(m, "quantization_scheme")}
     for module in modules.values():
