@@ -32,8 +32,8 @@ def test_kernels_compile_within_the_limits_of(capability: int, shared: int) -> N
         if report["kernel"] in ("_linear", "_weight_only"):
             assert not report["serialized"], report
         if capability >= 90:
-            # a decode program may keep a few values aside, outside its inner loop
-            room = 64 if report["kernel"] == "decode" else 0
+            # attention may keep a few values aside, outside its inner loop
+            room = {"decode": 64, "_prefill": 8}.get(report["kernel"], 0)
             assert report["stack"] <= room, f"registers spill: {report}"
         if capability >= 80 and report["kernel"] in ("decode", "_prefill", "_weight_only"):
             assert report["tensor_cores"], report
