@@ -238,6 +238,10 @@ def read_source(
 
     Raises ArtifactError where it can't be had, ModelError for another one.
     """
+    from nimlite.build.random import PROVENANCE
+
+    if made.config.provenance.startswith(PROVENANCE):
+        settings = replace(settings, random_weights=True)
     try:
         artifact = Artifact(uri=source or made.config.source)
         checkpoint = read_checkpoint(artifact, settings, store, progress)

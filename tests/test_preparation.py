@@ -117,6 +117,14 @@ def test_what_an_engine_is_proved_against(commands: Commands, model: Path, tmp_p
         commands.build(moved, out, "x")
 
 
+def test_random_weights_are_proved_against_random_weights(
+    commands: Commands, model: Path, tmp_path: Path
+) -> None:
+    made = commands.convert(model, tmp_path / "converted", precision="bf16", random_weights="1")
+    built = commands.build(made.path, tmp_path / "engine")
+    assert built.config.provenance.startswith("Random weights of a Llama")
+
+
 def test_what_is_converted_is_not_converted_again(
     commands: Commands, model: Path, tmp_path: Path
 ) -> None:

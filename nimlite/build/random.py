@@ -17,6 +17,7 @@ from nimlite.build.tokenizer_files import SpecialTokens, byte_tokenizer, write_t
 from nimlite.models.registry import read_spec, weight_sources
 from nimlite.models.spec import Stored, WeightSource
 
+PROVENANCE = "Random weights"
 _BRANCHES = 2.0
 """How large the sum of all layers' outputs is, about, beside the embedding."""
 
@@ -56,7 +57,7 @@ class RandomCheckpoint:
 
     @property
     def provenance(self) -> str:
-        return f"Random weights of a {self._spec.architecture}, seed {self._seed}"
+        return f"{PROVENANCE} of a {self._spec.architecture}, seed {self._seed}"
 
     @property
     def license_files(self) -> tuple[Path, ...]:
