@@ -7,6 +7,7 @@ from typing import Any
 
 from nimlite.engine.grammar_source import WHITESPACE
 from nimlite.engine.request import Grammar
+from nimlite.engine.schema_rewrite import simplify
 from nimlite.server.structured import lark_grammar
 from nimlite.server.tool_parsers.formats import CallForm
 from nimlite.server.tools import FunctionDefinition
@@ -41,7 +42,9 @@ def calls_grammar(
 
 
 def _call_schema(function: FunctionDefinition, key: str) -> dict[str, Any]:
-    arguments = {"type": "object"} | _moved(function.parameters or {}, f"#/properties/{key}")
+    arguments = {"type": "object"} | simplify(
+        _moved(function.parameters or {}, f"#/properties/{key}")
+    )
     return {
         "type": "object",
         "properties": {"name": {"const": function.name}, key: arguments},

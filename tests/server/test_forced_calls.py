@@ -30,7 +30,7 @@ CITY = {
     },
     "required": ["city", "unit"],
     "additionalProperties": False,
-    "$defs": {"city": {"type": "string", "maxLength": 12}},
+    "$defs": {"city": {"type": "string", "maxLength": 12, "format": "city"}},
 }
 EMPTY = {"type": "object", "properties": {}, "additionalProperties": False}
 SCHEMAS = {"get_weather": CITY, "get_time": EMPTY}
