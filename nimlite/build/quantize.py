@@ -149,17 +149,26 @@ class _Calibration:
         return Recipe(quantizer=lambda name, _: matrices[name])
 
     def smoothquant(self) -> Recipe:
-        """Factors for every linear behind a norm, and their inverse for the norm."""
+        """Factors for every linear behind a norm, and their inverse for the norm. Smoothed weights
+        of a small model are rounded as GPTQ does."""
         factors: dict[str, torch.Tensor] = {}
+        matrices: dict[str, RoundedMatrix] = {}
+        is_small = _is_small(self.spec)
 
-        def measure(name: str, x_TC: torch.Tensor, weight_NC: torch.Tensor) -> None:
+        def measure(name: str, x_TC: torch.Tensor, weight_NC: torch.Tensor) -> torch.Tensor | None:
+            factors_C = torch.ones_like(weight_NC[0])
             if inputs := self.spec.inputs_of(name):
-                factors_C = smoothing_factors(weight_NC, x_TC)
-                factors[name] = factors_C
+                factors_C = factors[name] = smoothing_factors(weight_NC, x_TC)
                 factors.update(dict.fromkeys(inputs, 1.0 / factors_C))
+            if not is_small:
+                return None
+            smooth_NC = weight_NC * factors_C
+            matrices[name] = gptq(smooth_NC, hessian(x_TC / factors_C), int8_grid(smooth_NC))
+            return matrices[name].dequantized() / factors_C
 
         self.run(measure)
-        return Recipe(factors=factors, quantizer=_nearest_int8)
+        quantizer = (lambda name, _: matrices[name]) if is_small else _nearest_int8
+        return Recipe(factors=factors, quantizer=quantizer)
 
     def awq(self) -> Recipe:
         """What makes a linear's input takes the inverse of its scales: the norm before it, the

@@ -16,7 +16,7 @@ _BLOCK = 128
 _DAMPENING = 0.3
 """Of the median; the paper's 0.01 of the mean fits a few thousand tokens too closely:
 docs/quantization.md has figures."""
-_LARGEST = 50
+LARGEST = 50.0
 """Times the median norm of the tokens."""
 
 
@@ -29,8 +29,8 @@ def hessian(x_TC: torch.Tensor) -> torch.Tensor:
     """
     x_TC = x_TC.float()
     norm_T1 = x_TC.norm(dim=1, keepdim=True)
-    largest = _LARGEST * norm_T1.median()
-    x_TC = torch.where(norm_T1 > largest, x_TC * (largest / norm_T1), x_TC)
+    limit = LARGEST * norm_T1.median()
+    x_TC = torch.where(norm_T1 > limit, x_TC * (limit / norm_T1), x_TC)
     return 2 * x_TC.T @ x_TC
 
 
