@@ -10,14 +10,13 @@ import json
 import os
 import resource
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fakes.command import nimlite
 from fakes.file_server import serve as serve_file
-from fakes.hub_server import FILES, Hub, hub_server
+from fakes.hub_server import FILES, Hub, serve_hub
 from fakes.llama_config import CONFIG
 from fakes.nobody import nobody
 
@@ -39,16 +38,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, s
     """The environment in which hf:// leads to a hub of our own, with a model in it."""
     monkeypatch.setitem(FILES, "config.json", json.dumps(CONFIG).encode())
     Hub.authorizations.clear()
-    server = hub_server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "hf"),
-    }
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve_hub() as endpoint:
+        yield {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf")}
 
 
 def test_03_a_full_cache_is_enough_and_says_where_it_is(

@@ -24,6 +24,7 @@ from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Precision
 from nimlite.tensorrt import plan_cache
 from nimlite.tensorrt.plans import build_plans, wanted_plans
+from nimlite.version import ENGINE_FORMAT, __version__
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,27 @@ def test_a_damaged_engine_is_built_again(
     assert str(weights) in caplog.text and "built again" in caplog.text
     assert again.config.files == built.config.files
     assert again.config.weights == built.config.weights == open_engine(home).config.weights
+
+
+def test_an_engine_of_an_older_format_is_built_again(
+    job: BuildJob,
+    home: Path,
+    progress: Progress,
+    caplog: pytest.LogCaptureFixture,
+    target: BuildTarget,
+) -> None:
+    built = build_engine(job, home, progress, target)
+    text = (home / "engine.json").read_text()
+    older = text.replace(f'"format": {ENGINE_FORMAT}', f'"format": {ENGINE_FORMAT - 1}')
+    assert older != text
+    (home / "engine.json").write_text(older)
+    with caplog.at_level(logging.WARNING):
+        again = build_engine(job, home, progress, target)
+    assert again.config.weights == built.config.weights
+    assert (
+        f"{home} has the engine format {ENGINE_FORMAT - 1}; this nimlite {__version__} reads format"
+        f" {ENGINE_FORMAT}. Make it again with `nimlite build`. It is built again." in caplog.text
+    )
 
 
 def test_another_job_replaces_the_engine(

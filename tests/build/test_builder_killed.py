@@ -63,8 +63,6 @@ def test_a_build_that_is_killed_at_any_step(
     assert len(caches) > 10
     files = {path.name for path in whole.path.iterdir()}
     for cache in caches:
-        if not cache.name.endswith("-done"):
-            start(llama, cache, progress)
         (entry,) = entries(cache)
         assert entry.finished and damage(entry) == {}
         assert open_engine(entry.path).config.weights == whole.config.weights

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
 from typing import ClassVar
@@ -93,5 +94,13 @@ def _sibling(name: str, size: int | None) -> dict[str, object]:
     return sibling
 
 
-def hub_server() -> ThreadingHTTPServer:
-    return ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+@contextmanager
+def serve_hub() -> Iterator[str]:
+    """Gives its HF_ENDPOINT."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()

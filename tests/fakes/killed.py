@@ -23,27 +23,27 @@ _STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.utime", 
 
 def kill_everywhere(work: Work, root: Path, left: Path, every: int = 1) -> None:
     """Do `work` in the caches root/0, root/1, …, which begin as copies of `left`, and kill it at
-    its step 0, 1, … or only at one of so many as `every`.
-
-    Each other time a second process comes before, and does the work after: root/1-done, …
+    its step 0, 1, … or only at one of so many as `every`. Then do it once more to its end: at each
+    other step by a process that came before the kill, and waits.
     """
     for number in itertools.count():
-        step = number * every
-        cache = root / (f"{step}-done" if number % 2 else str(step))
+        cache = root / str(number)
         if left.exists():
             shutil.copytree(left, cache)
+        step = number * every
         first = _Child(lambda tell, c=cache, s=step: work(c, _Steps(c, s, tell)))
         if not first.comes_to_a_point():
             first.finish()
             shutil.rmtree(cache)
             return
-        if number % 2:
-            second = _Child(lambda tell, c=cache: (_tell_of_waiting(tell), work(c, SILENT)))
+        waits = number % 2 == 1
+        if not waits:
+            first.kill()
+        second = _Child(lambda tell, c=cache: (_tell_of_waiting(tell), work(c, SILENT)))
+        if waits:
             second.comes_to_a_point()
             first.kill()
-            second.finish()
-        else:
-            first.kill()
+        second.finish()
     raise AssertionError("there is no end")
 
 

@@ -1,15 +1,20 @@
-"""SIGKILL at every step of a download, alone and with a second process that waits: the next start
+"""SIGKILL at the steps of a download, alone and with a second process that waits: the next start
 ends ready and right, and no file is left that is not accounted for."""
 
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from fakes.file_server import serve
+from fakes.hub_server import FILES, serve_hub
 
-from nimlite.observe.progress import Progress
+from nimlite.observe.progress import SILENT
 from nimlite.profiles.manifest import Artifact
 from nimlite.store.cache import Store
 from nimlite.store.inventory import damage, entries
@@ -18,35 +23,68 @@ CONTENT = bytes(range(256)) * 1000
 SCRIPT = """
 import sys
 from pathlib import Path
-tests, uri, root, left = sys.argv[1:]
+tests, uri, sha256, root, left, every = sys.argv[1:]
 sys.path.insert(0, tests)
 from fakes.killed import kill_everywhere
 from nimlite.profiles.manifest import Artifact
 from nimlite.store.cache import Store
-artifact = Artifact(uri=uri)
-kill_everywhere(lambda cache, p: Store(cache).fetch(artifact, p), Path(root), Path(left))
+import huggingface_hub
+artifact = Artifact(uri=uri, sha256=sha256 or None)
+fetch = lambda cache, progress: Store(cache).fetch(artifact, progress)
+kill_everywhere(fetch, Path(root), Path(left), int(every))
 """
 
 
-@pytest.mark.parametrize("was_damaged", [False, True])
-def test_a_download_that_is_killed_at_any_step(
-    tmp_path: Path, progress: Progress, was_damaged: bool
-) -> None:
-    root, left = tmp_path / "killed", tmp_path / "left"
+@contextmanager
+def one_file() -> Iterator[tuple[Artifact, dict[str, bytes], dict[str, str]]]:
+    """What is fetched, what it holds, and the environment in which it is found."""
     with serve(CONTENT) as server:
-        artifact = Artifact(uri=f"{server.url}/tiny.gguf", sha256=sha256(CONTENT).hexdigest())
+        uri = f"{server.url}/tiny.gguf"
+        yield Artifact(uri=uri, sha256=sha256(CONTENT).hexdigest()), {"tiny.gguf": CONTENT}, {}
+
+
+@contextmanager
+def repository() -> Iterator[tuple[Artifact, dict[str, bytes], dict[str, str]]]:
+    names = ("config.json", "model.safetensors")
+    with serve_hub() as endpoint:
+        yield Artifact(uri="hf://org/tiny"), {n: FILES[n] for n in names}, {"HF_ENDPOINT": endpoint}
+
+
+@pytest.mark.parametrize(
+    ("served", "was_damaged", "every"),
+    [(one_file, False, 1), (one_file, True, 2), (repository, False, 6)],
+)
+def test_a_download_that_is_killed_at_any_step(
+    tmp_path: Path, served: object, was_damaged: bool, every: int
+) -> None:
+    assert callable(served)
+    root, left = tmp_path / "killed", tmp_path / "left"
+    with served() as (artifact, files, environ):
+
+        def run(root: Path) -> None:
+            words = [
+                Path(__file__).parents[1],
+                artifact.uri,
+                artifact.sha256 or "",
+                root,
+                left,
+                every,
+            ]
+            command = [sys.executable, "-c", SCRIPT, *map(str, words)]
+            subprocess.run(command, env=os.environ | environ, check=True)
+
+        run(root)
         if was_damaged:
-            Store(left).fetch(artifact, progress).write_bytes(CONTENT[:10])
-        arguments = [Path(__file__).parents[1], artifact.uri, root, left]
-        subprocess.run([sys.executable, "-c", SCRIPT, *map(str, arguments)], check=True)
-        caches = list(root.iterdir())
-        assert len(caches) > 20
-        for cache in caches:
-            if cache.name.endswith("-done"):
-                server.statuses = [500]  # nothing is left to be asked for
-            assert Store(cache).fetch(artifact, progress).read_bytes() == CONTENT
-            server.statuses = []
-            (entry,) = entries(cache)
-            assert entry.finished and damage(entry) == {}
-            known = {entry.lock, entry.path / "tiny.gguf", entry.path / "artifact.json"}
-            assert {path for path in cache.rglob("*") if path.is_file()} == known
+            (root / "1").rename(left)
+            next(left.rglob([*files][-1])).write_bytes(b"damaged")
+            shutil.rmtree(root)
+            run(root)
+    caches = list(root.iterdir())
+    assert len(caches) > 8
+    for cache in caches:
+        Store(cache, offline=True).fetch(artifact, SILENT)
+        (entry,) = entries(cache)
+        assert entry.finished and damage(entry) == {}
+        assert {name: (entry.path / name).read_bytes() for name in files} == files
+        known = {entry.lock, *(entry.path / name for name in (*files, "artifact.json"))}
+        assert {path for path in cache.rglob("*") if path.is_file()} == known

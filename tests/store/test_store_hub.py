@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes.hub_server import FILES, Hub, hub_server
+from fakes.hub_server import FILES, Hub, serve_hub
 
 SCRIPT = """
 import os, sys
@@ -32,13 +32,8 @@ except NimliteError as error:
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = hub_server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve_hub() as endpoint:
+        yield endpoint
 
 
 def environment(root: Path, endpoint: str, **environ: str) -> dict[str, str]:
