@@ -60,6 +60,9 @@ def _ordered(source: WeightSource, rows: Sequence[torch.Tensor]) -> list[torch.T
         for stored, of_one in zip(source.tensors, rows, strict=True)
         for part in _split(stored, of_one)
     ]
+    if source.alternate:
+        half = len(parts) // 2
+        parts = [part for both in zip(parts[:half], parts[half:], strict=True) for part in both]
     if source.pairs is not None:
         parts[:2] = [_halves(part, source.pairs) for part in parts[:2]]
     return parts
@@ -72,7 +75,7 @@ def _split(stored: Stored, rows: torch.Tensor) -> Iterator[torch.Tensor]:
         return
     grouped = rows.reshape(stored.groups, -1, *rows.shape[1:])
     for part in torch.split(grouped, list(stored.sizes), dim=1):
-        yield part.flatten(0, 1)
+        yield part.flatten(0, 1).T if stored.turned else part.flatten(0, 1)
 
 
 def _halves(part: torch.Tensor, pairs: HeadPairs) -> torch.Tensor:

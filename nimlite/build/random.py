@@ -92,7 +92,7 @@ class RandomCheckpoint:
         match engine_name.rpartition(".")[2]:
             case "embedding" | "positions":
                 return float(embedding)
-            case "output" | "down":
+            case "output" | "down" | "experts_down":
                 stream = embedding * spec.embedding_scale
                 layers = _BRANCHES * stream * (2 * spec.num_layers) ** -0.5
                 return float(layers * num_inputs**-0.5)

@@ -19,7 +19,7 @@ from nimlite.build.convert import read_parts
 from nimlite.build.parts import sources_of
 from nimlite.build.staging import CPU, Staging
 from nimlite.layers.rotary import layer_tables
-from nimlite.models.spec import ModelSpec
+from nimlite.models.spec import ModelSpec, MoeSpec
 
 Observer = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor | None]
 """Called with the name of a linear as the engine fuses it, its input x_TC, and its weight_NC. What
@@ -168,6 +168,30 @@ class Reference:
         return scores_HTT.masked_fill(unseen_TT, -torch.inf).softmax(-1) @ v_HTK
 
     def _mlp(self, layer: "_Layer", x_TD: torch.Tensor) -> torch.Tensor:
+        if self._spec.moe is not None and self._spec.is_sparse(layer.index):
+            return self._experts(layer, self._spec.moe, x_TD)
+        return self._dense_mlp(layer, x_TD)
+
+    def _experts(self, layer: "_Layer", moe: MoeSpec, x_TD: torch.Tensor) -> torch.Tensor:
+        p_TE = linear(x_TD, self._whole(f"{layer.name}.router")).softmax(dim=-1)
+        p_Tk, chosen_Tk = p_TE.topk(moe.experts_per_token, dim=-1)
+        if moe.normalize:
+            p_Tk = p_Tk / p_Tk.sum(dim=-1, keepdim=True)
+        up = self._whole(f"{layer.name}.experts_up").chunk(moe.num_experts)
+        down = self._whole(f"{layer.name}.experts_down").chunk(moe.num_experts)
+        activation = _ACTIVATIONS[self._spec.activation]
+        y_TD = torch.zeros_like(x_TD)
+        for expert in range(moe.num_experts):
+            rows_R, place_R = (chosen_Tk == expert).nonzero(as_tuple=True)
+            gate_RI, up_RI = linear(x_TD[rows_R], up[expert]).chunk(2, dim=-1)
+            z_RD = linear(activation(gate_RI) * up_RI, down[expert])
+            y_TD.index_add_(0, rows_R, z_RD * p_Tk[rows_R, place_R, None])
+        if moe.shared_size:
+            gate_T1 = linear(x_TD, self._whole(f"{layer.name}.shared_gate")).sigmoid()
+            y_TD = y_TD + gate_T1 * self._dense_mlp(layer, x_TD)
+        return y_TD
+
+    def _dense_mlp(self, layer: "_Layer", x_TD: torch.Tensor) -> torch.Tensor:
         name = f"{layer.name}.{self._spec.up_name}"
         y_TI, *up_TI = self._linears(name, x_TD)
         y_TI = _ACTIVATIONS[self._spec.activation](y_TI)

@@ -55,6 +55,8 @@ class CpuBackend:
 
     def scheme(self, name: str, num_columns: int) -> Scheme:
         layers, vocabulary = _SCHEMES[self.profile.precision]
+        if name.endswith((".router", ".shared_gate")):
+            return scheme_for("fp32", num_columns)
         is_vocabulary = name in ("embedding", "head")
         return scheme_for(vocabulary if is_vocabulary else layers, num_columns)
 

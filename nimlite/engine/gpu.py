@@ -190,8 +190,13 @@ def gpu_scheme(name: str, precision: Precision, num_columns: int) -> Scheme:
     if precision is Precision.FP16:
         return FP16_ROWS
     scheme = _SCHEMES.get(precision, BF16_ROWS)
-    is_layer = name not in ("embedding", "head")
+    is_layer = name not in ("embedding", "head") and not is_of_experts(name)
     return scheme if is_layer and num_columns % scheme.columns_multiple_of == 0 else BF16_ROWS
+
+
+def is_of_experts(name: str) -> bool:
+    """Whether an engine tensor is experts' or chooses among them."""
+    return name.rpartition(".")[2] in ("router", "shared_gate", "experts_up", "experts_down")
 
 
 _SCHEMES: Mapping[Precision, Scheme] = {
@@ -208,7 +213,9 @@ def products(spec: ModelSpec, precision: Precision) -> list[tuple[Scheme, int, i
     return [
         (gpu_scheme(name, precision, source.shape[1]), source.shape[0], source.shape[1])
         for name, source in weight_sources(spec).items()
-        if source.quantize and (name != "embedding" or spec.tie_embeddings)
+        if source.quantize
+        and (name != "embedding" or spec.tie_embeddings)
+        and ".experts_" not in name  # whose kernel has no choices
     ]
 
 

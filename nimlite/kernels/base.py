@@ -74,6 +74,21 @@ class Scores:
     """fp32: what each token between query and key takes off a score, by query head."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Experts:
+    """The MLPs of a layer, as one matrix each for gate and up, and for down."""
+
+    up: PackedWeight
+    """[E * 2 I, D]: each expert's gate, then its up."""
+    down: PackedWeight
+    """[E * D, I]"""
+    num_experts: int
+    per_token: int
+    normalize: bool
+    """The probabilities of those that a token has are made to sum up to 1."""
+    activation: str
+
+
 class Kernels(Protocol):
     """The operations. Activations are fp32 on the CPU; on a GPU they have the profile's dtype.
 
@@ -210,6 +225,13 @@ class Kernels(Protocol):
         self, x_TI: torch.Tensor, activation: str, consumer: PackedWeight | None = None
     ) -> torch.Tensor:
         """activation(x): y_TI."""
+
+    def moe(self, x_TD: torch.Tensor, router_TE: torch.Tensor, experts: Experts) -> torch.Tensor:
+        """The sum over each token's likeliest experts, by the softmax of the router's logits, of
+        probability * down(activation(gate(x)) * up(x)): y_TD."""
+
+    def add_gated(self, y_TD: torch.Tensor, x_TD: torch.Tensor, gate_T1: torch.Tensor) -> None:
+        """y += x * sigmoid(gate), in place."""
 
     def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
         """x[rows]: y_RD."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from nimlite import quant
-from nimlite.kernels.base import Batch, Counts, Forward, KVLayout, Scores, Step
+from nimlite.kernels.base import Batch, Counts, Experts, Forward, KVLayout, Scores, Step
 from nimlite.quant.base import PackedWeight
 
 ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -186,6 +186,24 @@ class TorchKernels:
         self, x_TI: torch.Tensor, activation: str, consumer: PackedWeight | None = None
     ) -> torch.Tensor:
         return ACTIVATIONS[activation](x_TI)
+
+    def moe(self, x_TD: torch.Tensor, router_TE: torch.Tensor, experts: Experts) -> torch.Tensor:
+        p_Tk, chosen_Tk = router_TE.float().softmax(dim=-1).topk(experts.per_token, dim=-1)
+        if experts.normalize:
+            p_Tk = p_Tk / p_Tk.sum(dim=-1, keepdim=True)
+        up_EUD = self._weight(experts.up).reshape(experts.num_experts, -1, x_TD.shape[1])
+        down_EDI = self._weight(experts.down).reshape(experts.num_experts, x_TD.shape[1], -1)
+        y_TD = torch.zeros_like(x_TD)
+        for expert in range(experts.num_experts):
+            rows_R, place_R = (chosen_Tk == expert).nonzero(as_tuple=True)
+            up_RU = F.linear(x_TD[rows_R].to(up_EUD.dtype), up_EUD[expert]).to(x_TD.dtype)
+            z_RI = self.gated_activation(up_RU, experts.activation)
+            z_RD = F.linear(z_RI.to(down_EDI.dtype), down_EDI[expert]).to(x_TD.dtype)
+            y_TD.index_add_(0, rows_R, z_RD * p_Tk[rows_R, place_R, None].to(x_TD.dtype))
+        return y_TD
+
+    def add_gated(self, y_TD: torch.Tensor, x_TD: torch.Tensor, gate_T1: torch.Tensor) -> None:
+        y_TD.addcmul_(x_TD, gate_T1.sigmoid())
 
     def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
         return x_TD[rows_R.long()]

@@ -13,6 +13,7 @@ from nimlite.kernels.base import Batch, Kernels
 from nimlite.layers.attention import Attention
 from nimlite.layers.linear import Weights, packed
 from nimlite.layers.mlp import MLP, load_mlp
+from nimlite.layers.moe import load_moe
 from nimlite.layers.norm import Norm, load_norm
 from nimlite.models.spec import ModelSpec
 from nimlite.quant.base import PackedWeight
@@ -128,7 +129,7 @@ def load_block(
     spec: ModelSpec, weights: Weights, layer: int, attention: Attention, next_norm: Norm
 ) -> Block:
     """The layer of the model's kind."""
-    mlp = load_mlp(spec, weights, layer)
+    mlp = _load_mlp(spec, weights, layer)
 
     def norm(kind: str, consumer: PackedWeight | None = None) -> Norm:
         return load_norm(spec, weights, f"layers.{layer}.{kind}", consumer)
@@ -151,11 +152,17 @@ def load_block(
             return ParallelBlock(attention, input_norm(spec, weights, layer), True, mlp, next_norm)
 
 
+def _load_mlp(spec: ModelSpec, weights: Weights, layer: int) -> MLP:
+    if spec.moe is not None and spec.is_sparse(layer):
+        return load_moe(spec, spec.moe, weights, layer)
+    return load_mlp(spec, weights, layer)
+
+
 def input_norm(spec: ModelSpec, weights: Weights, layer: int) -> Norm:
     """The norm in front of a layer, which whoever comes before it applies."""
     consumer: PackedWeight | None = packed(weights, f"layers.{layer}.qkv")
     if spec.block == "parallel_shared":
-        first = load_mlp(spec, weights, layer).first
+        first = _load_mlp(spec, weights, layer).first
         same = first is not None and consumer is not None and first.scheme == consumer.scheme
         consumer = consumer if same else None
     return load_norm(spec, weights, f"layers.{layer}.input_norm", consumer)

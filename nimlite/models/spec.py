@@ -35,6 +35,24 @@ class RopeSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MoeSpec:
+    """Of a layer whose MLP is many, a few of which a router chooses for each token (Shazeer et al.,
+    2017, arXiv:1701.06538): a softmax over all experts, and the likeliest of them."""
+
+    num_experts: int
+    experts_per_token: int
+    intermediate_size: int
+    """Of one expert."""
+    normalize: bool = True
+    """The weights of the chosen ones are made to sum up to 1."""
+    shared_size: int = 0
+    """Intermediate size of an expert that every token passes, weighed by a sigmoid of its own; 0:
+    there is none."""
+    dense_layers: tuple[int, ...] = ()
+    """Layers that have a plain MLP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """A decoder-only model. Defaults are Llama's ways."""
 
@@ -54,6 +72,7 @@ class ModelSpec:
     block: BlockKind = "sequential"
     activation: Activation = "silu"
     gated_mlp: bool = True
+    moe: MoeSpec | None = None
     rope: RopeSpec | None = field(default_factory=RopeSpec)
     """None: nothing turns."""
     local_rope: RopeSpec | None = None
@@ -109,14 +128,25 @@ class ModelSpec:
         """What that matrix is called in an engine."""
         return "gate_up" if self.gated_mlp else "up"
 
+    def is_sparse(self, layer: int) -> bool:
+        """Whether the layer's MLP is experts."""
+        return self.moe is not None and layer not in self.moe.dense_layers
+
     @property
     def num_parameters(self) -> int:
         """Parameters, with a tied embedding counted once and norms and biases left out."""
         attention = self.hidden_size * (self.qkv_size + self.num_heads * self.head_dim)
-        mlp = self.hidden_size * (self.up_size + self.intermediate_size)
+        mlps = sum(self._mlp_parameters(layer) for layer in range(self.num_layers))
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
         positions = self.max_positions * self.hidden_size if self.learned_positions else 0
-        return self.num_layers * (attention + mlp) + embeddings + positions
+        return self.num_layers * attention + mlps + embeddings + positions
+
+    def _mlp_parameters(self, layer: int) -> int:
+        if self.moe is None or not self.is_sparse(layer):
+            return self.hidden_size * (self.up_size + self.intermediate_size)
+        experts = 3 * self.moe.num_experts * self.moe.intermediate_size + self.moe.num_experts
+        shared = 3 * self.moe.shared_size + bool(self.moe.shared_size)
+        return self.hidden_size * (experts + shared)
 
     def kv_bytes_per_token(self, element_bytes: float) -> float:
         """Bytes of keys and values that one token takes over all layers."""
@@ -133,7 +163,8 @@ class ModelSpec:
 
     def shortest(self) -> "ModelSpec":
         """The first layers alone, as many as hold one of each kind."""
-        count = 1 + max((self.windows.index(window) for window in self.windows), default=0)
+        kinds = [(self.window(i), self.is_sparse(i)) for i in range(self.num_layers)]
+        count = 1 + max(kinds.index(kind) for kind in kinds)
         return replace(self, num_layers=count, windows=self.windows[:count])
 
     def inputs_of(self, linear: str) -> tuple[str, ...]:
@@ -143,7 +174,8 @@ class ModelSpec:
         if self.block == "parallel_shared" or not layer.startswith("layers."):
             return ()
         norm = {"qkv": "input_norm", self.up_name: "post_norm"}.get(name)
-        if norm is None:
+        is_shared = name == self.up_name and self.is_sparse(int(layer.rpartition(".")[2]))
+        if norm is None or is_shared:
             return ()
         weight = f"{layer}.{norm}"
         return (weight, f"{weight}.bias") if self.norm_bias else (weight,)
@@ -164,10 +196,14 @@ class Stored:
     """Its rows are so many equal groups, and each holds a share of every part."""
     sizes: tuple[int, ...] = ()
     """Rows of each part in a group; empty: the tensor is one part."""
+    turned: bool = False
+    """Each part is stored as [input features, output features]."""
 
     @property
     def part_rows(self) -> tuple[int, ...]:
         """Rows of each part."""
+        if self.turned:
+            return (self.shape[1],) * len(self.sizes)
         rows = self.shape[-1] if self.transposed else self.shape[0]
         return tuple(self.groups * size for size in self.sizes) or (rows - self.skip,)
 
@@ -203,6 +239,8 @@ class WeightSource:
     """What every element is multiplied with, after that."""
     unit_rows: bool = False
     """Every row is divided by its length."""
+    alternate: bool = False
+    """The parts of two tensors take turns: of each expert's gate and up."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -216,4 +254,6 @@ class WeightSource:
         rows = sum(size for tensor in self.tensors for size in tensor.part_rows)
         if len(first.shape) == 1:
             return (rows,)
+        if first.turned:
+            return (rows, first.sizes[0])
         return (rows, first.shape[0] if first.transposed else first.shape[1])

@@ -6,7 +6,7 @@ What shape each has and which there are follows from the spec; a family's file g
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nimlite.models.spec import HeadPairs, ModelSpec, Stored, WeightSource
+from nimlite.models.spec import HeadPairs, ModelSpec, MoeSpec, Stored, WeightSource
 
 Sources = dict[str, WeightSource]
 
@@ -42,6 +42,13 @@ class WeightNames:
     up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
     """One name: a plain MLP's, or gate and up, fused."""
     down: str = "mlp.down_proj"
+    router: str = "mlp.gate"
+    expert: str = "mlp.experts.{}"
+    """In front of an expert's matrices."""
+    expert_up: tuple[str, str] = ("gate_proj", "up_proj")
+    expert_down: str = "down_proj"
+    shared_expert: str = "mlp.shared_expert"
+    shared_gate: str = "mlp.shared_expert_gate"
     transposed: bool = False
     """Matrices of the layers are stored as [input features, output features]."""
     norm_offset: float = 0.0
@@ -106,11 +113,42 @@ def attention_weights(spec: ModelSpec, names: WeightNames, i: int) -> Sources:
 
 def _mlp(spec: ModelSpec, names: WeightNames, i: int) -> Iterator[tuple[str, WeightSource]]:
     engine, stored, inner = f"layers.{i}", names.layer.format(i), spec.intermediate_size
+    if spec.moe is not None and spec.is_sparse(i):
+        yield from _experts(spec, spec.moe, names, i)
+        return
     rows = (inner,) * (2 if spec.gated_mlp else 1)
     up = _fused(stored, names.up, rows, spec.hidden_size, names)
     down = _matrix(stored, names.down, spec.hidden_size, inner, names)
     yield from _rows(f"{engine}.{spec.up_name}", up, spec.mlp_bias, ()).items()
     yield from _columns(f"{engine}.down", down, spec.mlp_bias, ()).items()
+
+
+def _experts(
+    spec: ModelSpec, moe: MoeSpec, names: WeightNames, i: int
+) -> Iterator[tuple[str, WeightSource]]:
+    """All experts' matrices are one, an expert's rows after the other's, its gate before its up."""
+    engine, stored, hidden = f"layers.{i}", names.layer.format(i), spec.hidden_size
+    experts = [f"{stored}.{names.expert.format(e)}" for e in range(moe.num_experts)]
+
+    def matrix(module: str, name: str, rows: int, columns: int) -> Stored:
+        return Stored(name=f"{module}.{name}.weight", shape=(rows, columns))
+
+    inner = moe.intermediate_size
+    up = [matrix(e, name, inner, hidden) for e in experts for name in names.expert_up]
+    down = [matrix(e, names.expert_down, hidden, inner) for e in experts]
+    router = matrix(stored, names.router, moe.num_experts, hidden)
+    yield f"{engine}.router", WeightSource(tensors=(router,))
+    yield f"{engine}.experts_up", WeightSource(tensors=tuple(up), shard="rows")
+    yield f"{engine}.experts_down", WeightSource(tensors=tuple(down), shard="columns")
+    if not moe.shared_size:
+        return
+    shared = f"{stored}.{names.shared_expert}"
+    up = [matrix(shared, name, moe.shared_size, hidden) for name in names.expert_up]
+    down = [matrix(shared, names.expert_down, hidden, moe.shared_size)]
+    yield f"{engine}.gate_up", WeightSource(tensors=tuple(up), shard="rows")
+    yield f"{engine}.down", WeightSource(tensors=tuple(down), shard="columns")
+    gate = matrix(stored, names.shared_gate, 1, hidden)
+    yield f"{engine}.shared_gate", WeightSource(tensors=(gate,))
 
 
 def _norms(spec: ModelSpec, names: WeightNames, i: int) -> Sources:

@@ -75,7 +75,7 @@ def test_python_and_cpp_number_things_alike(kind: str, name: str, values: object
         assert list(values.values()) == list(range(len(values)))
     else:
         in_python = [member.name for member in values]  # type: ignore[attr-defined]
-    shortened = {"float32": "fp32", "bfloat16": "bf16", "TOKENS": "tokens"}
+    shortened = {"float32": "fp32", "bfloat16": "bf16", "float8_e4m3fn": "fp8", "TOKENS": "tokens"}
     assert in_cpp == [shortened.get(n, n).replace("_", "").lower() for n in in_python]
 
 

@@ -26,7 +26,15 @@ def test_kernels_compile_within_the_limits_of(capability: int, shared: int) -> N
     assert done.returncode == 0, done.stderr
     reports = [json.loads(line) for line in done.stdout.splitlines()]
     kernels = {report["kernel"] for report in reports}
-    assert {"decode", "_prefill", "_rope_and_cache", "_norm", "_linear", "_sample"} <= kernels
+    assert {
+        "decode",
+        "_prefill",
+        "_rope_and_cache",
+        "_norm",
+        "_linear",
+        "_sample",
+        "_experts",
+    } <= kernels
     for report in reports:
         assert report["shared"] <= shared, report
         if report["kernel"] in ("_linear", "_weight_only"):
@@ -35,5 +43,10 @@ def test_kernels_compile_within_the_limits_of(capability: int, shared: int) -> N
             # attention may keep a few values aside, outside its inner loop
             room = {"decode": 64, "_prefill": 8}.get(report["kernel"], 0)
             assert report["stack"] <= room, f"registers spill: {report}"
-        if capability >= 80 and report["kernel"] in ("decode", "_prefill", "_weight_only"):
+        if capability >= 80 and report["kernel"] in (
+            "decode",
+            "_prefill",
+            "_weight_only",
+            "_experts",
+        ):
             assert report["tensor_cores"], report

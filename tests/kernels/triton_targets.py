@@ -19,13 +19,14 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from nimlite.kernels.base import Batch, KVLayout
+from nimlite.kernels.base import Batch, Experts, KVLayout
 from nimlite.kernels.triton import (
     activation,
     argmax,
     dequantize,
     elementwise,
     linear,
+    moe,
     norm,
     product,
     rope,
@@ -153,6 +154,10 @@ def launch_all(device: Device) -> None:
         for config in product.candidates(64, weight, room, device, sums=False):
             if config.descriptors and config.split == 2:
                 linear.linear(rows, weight, None, config, room, device, dtype, sums=False)
+    up, down = scheme.pack(torch.zeros(8 * 2048, 4096)), scheme.pack(torch.zeros(8 * 4096, 1024))
+    experts = Experts(up, down, 8, 2, True, "silu")
+    for num_rows in (1, 64):
+        moe.moe(x[:num_rows], torch.zeros(num_rows, 8), experts, device)
     weight, rows = weights.INT8_ROWS.pack(torch.zeros(1024, 512)), torch.zeros(512, 512)
     if device.has_bf16:
         rows = prepared(rows.bfloat16(), weights.INT8_ROWS, device)

@@ -12,6 +12,7 @@ from fakes.family import tiny_model
 from fakes.llama import Llama
 from transformers import (
     BloomConfig,
+    DbrxConfig,
     FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
@@ -22,12 +23,15 @@ from transformers import (
     GPTJConfig,
     GPTNeoXConfig,
     MistralConfig,
+    MixtralConfig,
     MptConfig,
     Phi3Config,
     PhiConfig,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from nimlite.build.reference import Reference
@@ -115,6 +119,32 @@ CASES: dict[str, Callable[[], PreTrainedConfig]] = {
     ),
     "glm": lambda: GlmConfig(**TINY, head_dim=32),
     "glm 0414": lambda: Glm4Config(**TINY, head_dim=32),
+    "mixtral": lambda: MixtralConfig(**TINY, num_local_experts=4),
+    "qwen2-moe": lambda: Qwen2MoeConfig(
+        **TINY,
+        num_experts=5,
+        num_experts_per_tok=3,
+        moe_intermediate_size=48,
+        shared_expert_intermediate_size=80,
+    ),
+    "qwen3-moe, one layer dense": lambda: Qwen3MoeConfig(
+        **TINY,
+        head_dim=32,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=48,
+        norm_topk_prob=True,
+        mlp_only_layers=[0],
+    ),
+    "dbrx": lambda: DbrxConfig(
+        vocab_size=272,
+        d_model=64,
+        n_layers=2,
+        n_heads=4,
+        max_seq_len=256,
+        attn_config={"kv_n_heads": 2, "clip_qkv": 2.0, "rope_theta": 1e4},
+        ffn_config={"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+    ),
     "bloom": lambda: BloomConfig(vocab_size=272, hidden_size=96, n_layer=2, n_head=6),
 }
 

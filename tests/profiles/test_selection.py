@@ -17,9 +17,14 @@ from nimlite.settings import read_settings
 
 SMOLLM = load_manifest(profiles_directory() / "smollm2-135m.yaml")
 LLAMA = load_manifest(profiles_directory() / "llama3-8b.yaml")
-FP32 = SMOLLM.profiles[-1]
+FP32 = next(p for p in SMOLLM.profiles if p.precision is Precision.FP32)
+EVERY_PRECISION = dict.fromkeys(Device, tuple(Precision))
 EVERYTHING = replace(
-    THIS_VERSION, precisions=dict.fromkeys(Device, tuple(Precision)), max_tp=8, max_pp=8
+    THIS_VERSION,
+    precisions=EVERY_PRECISION,
+    of_experts=EVERY_PRECISION,
+    max_tp=8,
+    max_pp=8,
 )
 """As if every profile could be executed."""
 
@@ -35,7 +40,7 @@ def test_the_best_that_fits_is_chosen_and_every_one_says_why_it_stands_there() -
     assert selection.chosen is selection.candidates[0]
     assert selection.chosen.profile in SMOLLM.profiles
     reasons = [c.reason for c in selection.candidates if c.fit is Fit.RUNNABLE]
-    assert len(reasons) == 6
+    assert len(reasons) == 9
     assert reasons[0].startswith("Predicted on the CPU for 18 stream(s) of 1024/256 tokens: ")
     assert "x as good as nimlite-int8-tp1-pp1-cpu. It needs 0.68 GiB of 14.40 GiB." in reasons[0]
     assert "Nothing else runs after it." in reasons[-1]
@@ -188,3 +193,12 @@ def test_more_memory_is_never_worse_and_the_choice_fits(
         assert memory.kv_cache == small.serving.kv_cache_bytes
         for name in settings.keys() - {"kvcache_percent"}:
             assert getattr(small.serving, name) == settings[name]
+
+
+def test_experts_are_held_in_the_precisions_that_their_kernels_know() -> None:
+    mixtral = load_manifest(profiles_directory() / "mixtral-8x7b.yaml")
+    ranked = rank(mixtral, host(several("H200", 1)), read_settings({}))
+    runnable = {c.profile.precision for c in ranked if c.fit is Fit.RUNNABLE}
+    assert runnable <= {"bf16", "fp16", "fp32", "int8", "int4"}
+    fp8 = next(c for c in ranked if c.profile.precision is Precision.FP8 and c.profile.tp == 1)
+    assert fp8.reason == ("This version can't hold experts in fp8 yet, only in bf16 or fp16.")

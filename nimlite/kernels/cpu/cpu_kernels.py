@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 import torch
 
-from nimlite.kernels.base import Batch, Counts, Forward, KVLayout, Scores, Step
+from nimlite.kernels.base import Batch, Counts, Experts, Forward, KVLayout, Scores, Step
 from nimlite.kernels.cpu.graph import Graph
 from nimlite.kernels.cpu.library import Library, Team
 from nimlite.kernels.cpu.op import ACTIVATIONS, KV_TYPES, SCHEMES, Op, OpCode, Rows, RunCounts
-from nimlite.quant.base import GROUP, PackedWeight
+from nimlite.quant.base import GROUP, TILE, PackedWeight
 
 MAX_HEAD_DIM = 256
 """As in attention.cpp."""
@@ -241,6 +241,31 @@ class CpuKernels:
         y_TI = self._empty(x_TI, size)
         self._submit(OpCode.ACTIVATION, x_TI, [x_TI, y_TI], [size, ACTIVATIONS[activation]])
         return y_TI
+
+    def moe(self, x_TD: torch.Tensor, router_TE: torch.Tensor, experts: Experts) -> torch.Tensor:
+        up, down, num_experts, k = experts.up, experts.down, experts.num_experts, experts.per_token
+        assert up.num_rows // num_experts % TILE == down.num_rows // num_experts % TILE == 0
+        packed = max(_scratch_floats(up), _scratch_floats(down))
+        # four words for each of a token's places, what goes in and out of both products, and where
+        # each expert's places begin
+        words = k * (4 + up.num_columns + 3 * down.num_columns + packed) + num_experts + 1
+        y_TD, scratch = self._empty(x_TD, x_TD.shape[1]), self._empty(x_TD, words)
+        self._submit(
+            OpCode.MOE,
+            x_TD,
+            [x_TD, *_tensors(up), router_TE, *_tensors(down), y_TD, scratch],
+            [
+                *_sizes(up),
+                *_sizes(down),
+                *(num_experts, k, experts.normalize, ACTIVATIONS[experts.activation]),
+                *(0 if t is None else t.nbytes // num_experts for t in _tensors(up)),
+                *(0 if t is None else t.nbytes // num_experts for t in _tensors(down)),
+            ],
+        )
+        return y_TD
+
+    def add_gated(self, y_TD: torch.Tensor, x_TD: torch.Tensor, gate_T1: torch.Tensor) -> None:
+        self._submit(OpCode.ADD_GATED, y_TD, [y_TD, x_TD, gate_T1], [y_TD.shape[1]])
 
     def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
         size = x_TD.shape[1]

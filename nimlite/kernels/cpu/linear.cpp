@@ -125,6 +125,13 @@ void pack(const float* x, const Weight& weight, void* packed, int64_t rows, Rang
     });
 }
 
+int64_t packed_row_bytes(const Weight& weight) {
+    int64_t bytes = 0;
+    with_policy(weight.scheme,
+                [&](auto policy) { bytes = decltype(policy)::row_bytes(weight.num_columns); });
+    return bytes;
+}
+
 int64_t num_tiles(const Weight& weight) { return (weight.num_rows + kTile - 1) / kTile; }
 
 void multiply(const void* packed, const Weight& weight, const float* bias, float* y, int64_t rows,

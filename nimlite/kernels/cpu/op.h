@@ -24,6 +24,8 @@ enum class OpCode : int32_t {
     kSoftCap,
     kClip,
     kNormHeads,
+    kMoe,
+    kAddGated,
 };
 
 // Which count of the step is an operation's number of rows.
@@ -39,8 +41,8 @@ enum class Activation : int64_t { kSilu, kGelu, kGeluTanh, kRelu, kRelu2 };
 struct Op {
     OpCode code;
     Rows rows;
-    void* pointers[8];
-    int64_t sizes[8];
+    void* pointers[10];
+    int64_t sizes[16];
     float scalars[2];
 };
 
@@ -90,6 +92,34 @@ struct AttentionInputs {
     int64_t window;       // 0: none
 };
 
+// A mixture of experts, with what its parts leave to each other. A token has `per_token` places
+// among the inputs of all experts, which lie one expert after the other.
+struct Experts {
+    Weight all;                                          // one expert's rows after the other's
+    int64_t weight_bytes, scale_bytes, minimum_bytes;  // of one expert
+    int64_t outputs;                                     // of one expert
+
+    Weight operator[](int64_t expert) const;
+};
+
+struct Moe {
+    const float *x, *router;  // [rows, D], [rows, experts]
+    Experts up, down;
+    float* y;
+    int64_t num_experts, per_token;
+    bool normalize;
+    Activation activation;
+    int32_t* starts;           // [experts + 1]: of each expert's places
+    int32_t *chosen, *places;  // [rows, per_token]: expert, place
+    int32_t* sources;          // [places]: row of x
+    float* weights;            // [rows, per_token]
+    float *inputs, *outputs;   // [places, D]: may be the same
+    float *gate_up, *inner;    // [places, 2 I], [places, I]
+    void* packed;              // [places, a packed row of either product]
+
+    int64_t num_places(int64_t e) const { return starts[e + 1] - starts[e]; }
+};
+
 // Each is one loop, and does a part of it: of the rows, of the blocks of rows (`pack`), of the
 // tiles of output features (`multiply`) or of the tasks (`attention`).
 void embed(const Weight&, const int32_t* ids, float* y, float scale, Range rows);
@@ -107,6 +137,7 @@ void soft_cap(float* x, int64_t dim, float cap, Range rows);
 void clip(float* x, int64_t dim, float limit, Range rows);
 int64_t num_blocks(int64_t rows);
 void pack(const float* x, const Weight&, void* packed, int64_t rows, Range blocks);
+int64_t packed_row_bytes(const Weight&);
 int64_t num_tiles(const Weight&);
 void multiply(const void* packed, const Weight&, const float* bias, float* y, int64_t rows,
               Range tiles);
@@ -118,5 +149,9 @@ void attention(const AttentionInputs&, Range tasks);
 void gated_activation(const float* gate_up, float* y, int64_t dim, Activation, Range rows);
 void activation(const float* x, float* y, int64_t dim, Activation, Range rows);
 void take_rows(const float* x, const int32_t* ids, float* y, int64_t dim, Range rows);
+void route(const Moe&, Range rows);
+void sort_by_expert(const Moe&, int64_t rows);
+void combine(const Moe&, int64_t dim, Range rows);
+void add_gated(float* y, const float* x, const float* gate, int64_t dim, Range rows);
 
 }  // namespace nimlite

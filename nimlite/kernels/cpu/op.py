@@ -26,6 +26,8 @@ class OpCode(enum.IntEnum):
     SOFT_CAP = 13
     CLIP = 14
     NORM_HEADS = 15
+    MOE = 16
+    ADD_GATED = 17
 
 
 class Rows(enum.IntEnum):
@@ -46,8 +48,8 @@ class Op(ctypes.Structure):
     _fields_ = (
         ("code", ctypes.c_int32),
         ("rows", ctypes.c_int32),
-        ("pointers", ctypes.c_void_p * 8),
-        ("sizes", ctypes.c_int64 * 8),
+        ("pointers", ctypes.c_void_p * 10),
+        ("sizes", ctypes.c_int64 * 16),
         ("scalars", ctypes.c_float * 2),
     )
 
@@ -64,8 +66,8 @@ class Op(ctypes.Structure):
         return cls(
             code,
             rows,
-            (ctypes.c_void_p * 8)(*pointers),
-            (ctypes.c_int64 * 8)(*sizes),
+            (ctypes.c_void_p * 10)(*pointers),
+            (ctypes.c_int64 * 16)(*sizes),
             (ctypes.c_float * 2)(*scalars),
         )
 

@@ -4,12 +4,13 @@ from typing import Any
 
 import torch
 
-from nimlite.kernels.base import Batch, Forward, KVLayout, Scores, Step
+from nimlite.kernels.base import Batch, Experts, Forward, KVLayout, Scores, Step
 from nimlite.kernels.torch_kernels import used_part
 from nimlite.kernels.triton import (
     activation,
     elementwise,
     embed,
+    moe,
     norm,
     pool,
     rope,
@@ -220,6 +221,12 @@ class TritonKernels:
                 *common, prefill, self.device, max_sequences=self._max_sequences, **options
             )
         return o_TQ
+
+    def moe(self, x_TD: torch.Tensor, router_TE: torch.Tensor, experts: Experts) -> torch.Tensor:
+        return moe.moe(x_TD, router_TE, experts, self.device)
+
+    def add_gated(self, y_TD: torch.Tensor, x_TD: torch.Tensor, gate_T1: torch.Tensor) -> None:
+        y_TD.addcmul_(x_TD, gate_T1.sigmoid())
 
     def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
         return embed.embed(x_TD, rows_R, self.device)
