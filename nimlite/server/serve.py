@@ -13,6 +13,7 @@ import uvicorn
 from nimlite.errors import NimliteError, SettingError
 from nimlite.server.app import create_app
 from nimlite.server.config import ServerConfig
+from nimlite.server.connection import Connection
 from nimlite.server.state import ServedModel, ServerState
 
 _log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class DrainingServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 lifespan="off",
+                http=Connection,
                 ws="none",
                 headers=_HEADERS,
                 **_tls(config),
