@@ -171,7 +171,7 @@ def activation_bytes(shape: ModelShape, profile: Profile) -> int:
     if profile.device is Device.CPU:
         # fp32; the sampler works on a copy of the logits
         attention = shape.qkv_size + shape.num_heads * shape.head_dim
-        per_token = 4 * shape.hidden_size + attention + 3 * shape.intermediate_size
+        per_token = 4 * shape.hidden_size + attention + _mlp_width(shape)
         return 4 * (num_tokens * per_token + 2 * num_sequences * shape.vocab_size)
     step = 2 * num_tokens * _width(shape, profile.tp)
     step += _widened_bytes(shape, profile)
@@ -201,10 +201,18 @@ def _widened_bytes(shape: ModelShape, profile: Profile) -> int:
 def _width(shape: ModelShape, tp: int) -> int:
     """16-bit elements a token of what lives at once: residual (fp32), norm, result, and the wider
     of MLP and attention."""
-    experts = shape.experts_per_token
-    mlp = 3 * shape.intermediate_size * experts
+    mlp = _mlp_width(shape)
     attention = shape.qkv_size + 2 * shape.num_heads * shape.head_dim
     return 4 * shape.hidden_size + math.ceil(max(mlp, attention) / tp)
+
+
+def _mlp_width(shape: ModelShape) -> int:
+    """Elements a token of an MLP: gate, up and their product; for each of its experts, with what
+    goes in and comes out of it, too."""
+    inner = 3 * shape.intermediate_size
+    if shape.num_experts == 1:
+        return inner
+    return shape.experts_per_token * (inner + 2 * max(shape.hidden_size, shape.intermediate_size))
 
 
 def _num_graphs(profile: Profile) -> int:

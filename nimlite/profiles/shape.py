@@ -56,6 +56,8 @@ class ModelShape:
             gated_mlp=spec.gated_mlp,
             num_experts=spec.moe.num_experts if spec.moe else 1,
             experts_per_token=spec.moe.experts_per_token if spec.moe else 1,
+            # shared experts and layers without any stand in no field
+            checkpoint_parameters=spec.num_parameters if spec.moe else None,
             learned_positions=spec.learned_positions,
             sliding_window=max(spec.windows, default=0) or None,
             num_windowed_layers=sum(window > 0 for window in spec.windows),

@@ -1,6 +1,5 @@
 """The HTTP application: paths to endpoints."""
 
-import functools
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -40,9 +39,17 @@ _BODIES = (
 _SCHEMA_REF = "#/components/schemas/{model}"
 
 
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Made when it is asked for: it would take a tenth of a start."""
+        if self.openapi_schema is None:
+            self.openapi_schema = _openapi(self)
+        return self.openapi_schema
+
+
 def create_app(state: ServerState) -> FastAPI:
     """All endpoints over `state`; before the model is there they answer 503 where they must."""
-    app = FastAPI(
+    app = _App(
         title="nimlite",
         version=__version__,
         redirect_slashes=False,
@@ -62,8 +69,6 @@ def create_app(state: ServerState) -> FastAPI:
     _add_health(app, state)
     _add_metadata(app, state)
     add_page(app)
-    # Made when it is asked for: it would take a tenth of a start.
-    app.openapi = functools.cache(lambda: _openapi(app))  # type: ignore[method-assign]
     return app
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.live_engine import EngineServer
@@ -32,11 +33,11 @@ def url(smollm2: Llama, library: Library) -> Iterator[str]:
 @pytest.mark.parametrize("source", EXAMPLES)
 def test_example(source: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "http://localhost:8000" in source
-    scope: dict[str, object] = {}
+    scope: dict[str, Any] = {}
     try:
         exec(source.replace("http://localhost:8000", url), scope)
     finally:
         for client in ("client", "server"):
             if client in scope:
-                scope[client].close()  # type: ignore[attr-defined]
+                scope[client].close()
     assert capsys.readouterr().out.strip()

@@ -97,9 +97,11 @@ class Scanner:
     def arguments(self, text: str) -> None:
         """All read so far belongs to the call, as `text` of its arguments."""
         self.commit()
-        if self._events and isinstance(self._events[-1], CallArguments):
-            text = self._events.pop().text + text  # type: ignore[union-attr]
-        self._events.append(CallArguments(text))
+        last = self._events[-1] if self._events else None
+        if isinstance(last, CallArguments):
+            self._events[-1] = CallArguments(last.text + text)
+        else:
+            self._events.append(CallArguments(text))
 
     def commit(self) -> None:
         """What was read is certain."""
@@ -114,9 +116,11 @@ class Scanner:
         """The next characters of the content."""
         if not text:
             return
-        if self._events and isinstance(self._events[-1], str):
-            text = self._events.pop() + text  # type: ignore[operator]
-        self._events.append(text)
+        last = self._events[-1] if self._events else None
+        if isinstance(last, str):
+            self._events[-1] = last + text
+        else:
+            self._events.append(text)
 
     def backtrack(self, *, num_content: int) -> None:
         """Of what was read, the first characters are content, and the rest is read again."""
