@@ -160,6 +160,47 @@ def linears(
 
 
 @app.command()
+def families(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only models with this in their name, such as mixtral; repeatable."),
+    ] = None,
+    part: Annotated[
+        str, typer.Option(help="Of so many commands that share the models: 1/2 and 2/2.")
+    ] = "1/1",
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Such as fp8; repeatable. Default: bf16.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="That one model may take.")] = 60,
+    processes: Annotated[int, typer.Option(min=1, help="That compile at the same time.")] = 4,
+    json: JsonOption = None,
+) -> None:
+    """A public model of each family on one GPU, with random weights: its speed and its bound."""
+    from nimlite.bench.apart import Done
+    from nimlite.bench.families import FamilyTiming, json_line, run_families, table
+    from nimlite.bench.public_configs import CONFIGS
+    from nimlite.profiles.manifest import Precision
+
+    index, _, count = part.partition("/")
+    wanted = [
+        name for name in CONFIGS if not only or any(word.lower() in name.lower() for word in only)
+    ]
+    found: list[Done[FamilyTiming]] = []
+    for done in run_families(
+        wanted[int(index) - 1 :: int(count)],
+        [Precision(name) for name in precision or ["bf16"]],
+        seconds=seconds,
+        prepare_processes=processes,
+        say=typer.echo,
+    ):
+        found.append(done)
+        typer.echo(json_line(done))
+    typer.echo(table(found))
+    if json:
+        json.write_text("".join(f"{json_line(one)}\n" for one in found), encoding="utf-8")
+
+
+@app.command()
 def greedy(
     model: Annotated[
         str | None, typer.Argument(help="As for `serve`; its profile as NIM_* settings choose it.")

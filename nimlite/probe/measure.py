@@ -43,26 +43,26 @@ def _seconds(function: Callable[[], object]) -> float:
 def _measure_gpu(torch: Any, index: int) -> tuple[str, dict[str, Any]]:
     torch.cuda.set_device(index)
     free, _ = torch.cuda.mem_get_info()
-    bandwidth = _gpu_bandwidth(torch, min(2 << 30, free // 8) // 1024 * 1024)
+    bandwidth = gpu_bandwidth(torch, min(2 << 30, free // 8) // 1024 * 1024)
     n = _MATRIX
     while 3 * 4 * n * n > free // 4:
         n //= 2
     flops = {}
     for precision, product in _products(torch, n).items():
         try:
-            flops[precision] = 2 * n**3 / _gpu_seconds(torch, product)
+            flops[precision] = 2 * n**3 / gpu_seconds(torch, product)
         except RuntimeError:
             continue  # this card, or this torch, has no such product
     uuid = str(torch.cuda.get_device_properties(index).uuid)
     return uuid, {"memory_bandwidth": bandwidth, "flops": flops}
 
 
-def _gpu_bandwidth(torch: Any, size: int) -> float:
+def gpu_bandwidth(torch: Any, size: int) -> float:
     """Bytes/s of the faster of a copy, which reads and writes, and a sum, which reads."""
     source = torch.ones(size // 4, device="cuda")
     target = torch.empty_like(source)
-    copy = 2 * size / _gpu_seconds(torch, lambda: target.copy_(source))
-    return max(copy, size / _gpu_seconds(torch, source.sum))
+    copy = 2 * size / gpu_seconds(torch, lambda: target.copy_(source))
+    return max(copy, size / gpu_seconds(torch, source.sum))
 
 
 def _products(torch: Any, n: int) -> dict[str, Callable[[], object]]:
@@ -89,7 +89,7 @@ def _products(torch: Any, n: int) -> dict[str, Callable[[], object]]:
     return products
 
 
-def _gpu_seconds(torch: Any, function: Callable[[], object]) -> float:
+def gpu_seconds(torch: Any, function: Callable[[], object]) -> float:
     """The mean of ten runs after three."""
     for _ in range(3):
         function()

@@ -22,12 +22,13 @@ class TinyModel(Llama):
         return self.model
 
 
-def tiny_model(config: PreTrainedConfig, directory: Path, embedding: float = 4.0) -> TinyModel:
-    """Random weights of the config, saved in `directory`; tokens of about the length
-    `embedding`."""
+def tiny_model(
+    config: PreTrainedConfig, directory: Path, embedding: float = 4.0, sharpness: float = 1.5
+) -> TinyModel:
+    """Random weights of the config, saved in `directory`, as `save_random` makes them."""
     torch.manual_seed(0)
     # others forget soft caps
     attention = "eager" if hasattr(config, "attn_logit_softcapping") else None
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).float().eval()
-    home = save_random(model, directory, embedding)
+    home = save_random(model, directory, embedding, sharpness)
     return TinyModel(open_checkpoint(home), directory / "weights", model)

@@ -168,13 +168,15 @@ def random_llama(directory: Path, *, seed: int = 0, **changes: object) -> Llama:
     return Llama(open_checkpoint(home), directory / "weights")
 
 
-def save_random(model: PreTrainedModel, directory: Path, embedding: float = 4.0) -> Path:
+def save_random(
+    model: PreTrainedModel, directory: Path, embedding: float = 4.0, sharpness: float = 1.5
+) -> Path:
     """Give the model weights of which every part matters (norms and biases are random too, and the
     matrices so large that attention is sharp), and save it with the byte tokenizer. `embedding`:
-    about the length of a token's vector."""
+    about the length of a token's vector; `sharpness`: what a matrix makes of a vector's length."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(_random(name, parameter, embedding))
+            parameter.copy_(_random(name, parameter, embedding, sharpness))
     home = directory / "checkpoint"
     model.save_pretrained(home)
     special = SpecialTokens(eos_ids=(EOS_ID,), pad_id=EOS_ID)
@@ -183,9 +185,9 @@ def save_random(model: PreTrainedModel, directory: Path, embedding: float = 4.0)
     return home
 
 
-def _random(name: str, like: torch.Tensor, embedding: float) -> torch.Tensor:
+def _random(name: str, like: torch.Tensor, embedding: float, sharpness: float) -> torch.Tensor:
     noise = torch.randn(like.shape)
     if like.ndim == 1:
         return 0.2 * noise + (0 if name.endswith("bias") else 1)
-    scale = (embedding if _EMBEDDINGS.search(name) else 1.5) * like.shape[1] ** -0.5
+    scale = (embedding if _EMBEDDINGS.search(name) else sharpness) * like.shape[1] ** -0.5
     return scale * noise

@@ -9,7 +9,7 @@ ARCHITECTURES = ("DbrxForCausalLM",)
 
 def spec(config: Config) -> ModelSpec:
     attention, ffn = config["attn_config"], config["ffn_config"]
-    norm = ffn.get("moe_normalize_expert_weights")
+    norm = ffn.get("moe_normalize_expert_weights", 1.0)
     if norm not in (None, 1, 1.0):
         raise unsupported(config, f"experts' weights normalised by the {norm}-norm")
     moe = MoeSpec(
