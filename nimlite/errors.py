@@ -37,6 +37,8 @@ class NimliteError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "internal_error"
     code: ClassVar[str | None] = None
+    retry_after_s: int | None = None
+    """When a client should ask again, where that is known."""
 
 
 class UserError(NimliteError, ValueError):

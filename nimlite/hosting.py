@@ -43,18 +43,21 @@ def prepare(plan: Plan, store: Store, progress: Progress) -> Prepared:
     return Prepared(engine, facts)
 
 
-def host_engine(
-    plan: Plan, store: Store, progress: Progress, *, in_process: bool
-) -> tuple[EngineHost, EngineFacts]:
-    """The plan's engine in a thread to be, or `in_process`: in a process of its own.
-
-    A step on the CPU leaves the interpreter to others while it computes, and a process more would
-    cost memory; a step on a GPU is so short that every moment without the interpreter shows.
-    """
+def host_engine(plan: Plan, store: Store, progress: Progress) -> tuple[EngineHost, EngineFacts]:
+    """The plan's engine, in a process of its own or in a thread to be."""
     recipe = functools.partial(prepare, plan, store)
-    if in_process:
-        process = EngineProcess.launch(recipe, progress)
+    if _has_process(plan):
+        process = EngineProcess.launch(recipe, progress, hang_s=plan.settings.engine_timeout)
         return process, process.facts
     prepared = recipe(progress)
     assert isinstance(prepared.facts, EngineFacts)
     return EngineLoop(prepared.engine), prepared.facts
+
+
+def _has_process(plan: Plan) -> bool:
+    """Where the settings leave it open: a step on the CPU leaves the interpreter to others while it
+    computes, and a process more would cost memory; a step on a GPU is so short that every moment
+    without the interpreter shows."""
+    if plan.settings.engine_process is not None:
+        return plan.settings.engine_process
+    return plan.selection.chosen.profile.device is Device.GPU

@@ -2,24 +2,21 @@
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import TypeVar
 
 import uvicorn
 from rich.console import Console
 
 from nimlite import startup
+from nimlite.background import in_daemon
 from nimlite.engine.client import EngineClient, EngineHost
+from nimlite.engine.supervisor import Supervisor
 from nimlite.hosting import EngineFacts, host_engine
 from nimlite.observe.bars import TeeProgress
 from nimlite.observe.panel import ready_panel
 from nimlite.observe.phases import PhaseLog
 from nimlite.observe.progress import Progress
 from nimlite.observe.status import plan_status
-from nimlite.profiles.manifest import Device
 from nimlite.profiles.nim import nim_manifest
 from nimlite.server.api_keys import ApiKeys
 from nimlite.server.config import ServerConfig
@@ -31,7 +28,6 @@ from nimlite.server.tokenizer import Tokenizer
 from nimlite.startup import Plan
 from nimlite.store.cache import Store
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -83,8 +79,8 @@ class _Service:
                 self._client.close()
 
     async def _load(self) -> ServedModel:
-        host, facts, tokenizer = await _in_daemon(self._prepare)
-        self._client = EngineClient(host)
+        host, facts, tokenizer = await in_daemon(self._prepare)
+        self._client = EngineClient(Supervisor(host, self._restart))
         self._announce()
         self._state.plan = plan_status(self._plan.machine, self._plan.selection)
         manifest, chosen = self._plan.selection.manifest, self._plan.selection.chosen
@@ -102,8 +98,7 @@ class _Service:
 
     def _prepare(self) -> tuple[EngineHost, EngineFacts, Tokenizer]:
         def start(plan: Plan) -> tuple[EngineHost, EngineFacts]:
-            on_gpu = plan.selection.chosen.profile.device is Device.GPU
-            return host_engine(plan, self._store, self._progress, in_process=on_gpu)
+            return host_engine(plan, self._store, self._progress)
 
         self._plan, (host, facts) = startup.first_that_passes(self._plan, start)
         with self._progress.task("Load the tokenizer", None, ""):
@@ -113,6 +108,13 @@ class _Service:
                 reasoning_parser=self._plan.settings.reasoning_parser,
             )
             return host, facts, tokenizer
+
+    def _restart(self) -> EngineHost:
+        """Of the engine directory that is there by now; its phases take the place of the last
+        start's."""
+        self._state.startup.phases = []
+        host, _ = host_engine(self._plan, self._store, self._state.startup)
+        return host
 
     def _announce(self) -> None:
         settings = self._plan.settings
@@ -135,18 +137,3 @@ class _Service:
             seconds=seconds,
         )
         self._console.print(panel, highlight=False)
-
-
-async def _in_daemon(work: Callable[[], T]) -> T:
-    """`work` in a thread that does not keep the process: a signal may end a long download."""
-    result: Future[T] = Future()
-    result.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            result.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - carried over to the event loop
-            result.set_exception(error)
-
-    threading.Thread(target=run, name="start", daemon=True).start()
-    return await asyncio.wrap_future(result)

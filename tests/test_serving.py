@@ -10,6 +10,8 @@ from fakes.llama_config import CONFIG
 
 from nimlite.build.random import RandomCheckpoint
 from nimlite.engine.client import EngineClient
+from nimlite.engine.loop import EngineLoop
+from nimlite.engine.process import EngineProcess
 from nimlite.hosting import host_engine
 from nimlite.lookup import find_manifest
 from nimlite.observe.bars import LineProgress
@@ -39,10 +41,12 @@ def test_an_engine_is_built_and_answers_alike_in_a_process_and_in_a_thread(
     progress = LineProgress(lines.append)
     given = {"NIM_RANDOM_WEIGHTS": "1", "NIM_TAGS_SELECTOR": "precision=bf16,device=cpu"}
     manifest = find_manifest(str(checkpoint), store, progress)
-    plan = make_plan(manifest, probe(checkpoint), read_settings(given, {}))
+    machine = probe(checkpoint)
 
     async def ask(in_process: bool) -> Outcome:
-        host, facts = host_engine(plan, store, progress, in_process=in_process)
+        settings = read_settings(given, {"engine_process": in_process})
+        host, facts = host_engine(make_plan(manifest, machine, settings), store, progress)
+        assert isinstance(host, EngineProcess if in_process else EngineLoop)
         client = EngineClient(host)
         try:
             assert facts.vocab_size == 272

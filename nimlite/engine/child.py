@@ -21,6 +21,7 @@ from nimlite.engine.wire import (
     Failed,
     Launch,
     Log,
+    Ping,
     Prepared,
     Ready,
     Step,
@@ -106,6 +107,8 @@ class _Child:
                         loop.submit(requests)
                     case Abort(request_ids):
                         loop.abort(request_ids)
+                    case Ping():
+                        loop.ping()
         loop.stop()
 
 

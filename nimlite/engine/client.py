@@ -6,18 +6,21 @@ from typing import Protocol
 
 from nimlite.engine.limits import RequestLimits
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Request
-from nimlite.errors import EngineDeadError
+from nimlite.errors import EngineDeadError, EngineError
 
 OnDeltas = Callable[[Sequence[Delta]], None]
 """Takes what came of the latest steps, from any thread; must return at once."""
+OnEnd = Callable[[str], None]
+"""Hears once, from any thread, why an engine ended that nobody stopped."""
 
 
 class EngineHost(Protocol):
     """Where an engine runs: in a thread (`loop.EngineLoop`) or in a process of its own
-    (`process.EngineProcess`)."""
+    (`process.EngineProcess`), in either case watched by a `supervisor.Supervisor`."""
 
     @property
-    def is_alive(self) -> bool: ...
+    def outage(self) -> EngineError | None:
+        """Why requests are not taken; None where they are. NotReadyError: it will be back."""
 
     @property
     def limits(self) -> RequestLimits: ...
@@ -25,7 +28,7 @@ class EngineHost(Protocol):
     @property
     def stats(self) -> EngineStats: ...
 
-    def start(self, on_deltas: OnDeltas) -> None:
+    def start(self, on_deltas: OnDeltas, on_end: OnEnd | None = None) -> None:
         """Called once, in the event loop."""
 
     def submit(self, requests: Sequence[Request]) -> None:
@@ -34,7 +37,12 @@ class EngineHost(Protocol):
     def abort(self, request_ids: Sequence[str]) -> None: ...
 
     def stop(self) -> None:
-        """End the engine; what still runs gets a delta with `error`."""
+        """End the engine; what still runs gets a delta with `error`. Once it has ended, nothing."""
+
+
+def stopped() -> EngineDeadError:
+    """For who asks an engine that has ended for good."""
+    return EngineDeadError("The engine has stopped; the server must be restarted.")
 
 
 class EngineClient:
@@ -45,12 +53,12 @@ class EngineClient:
         self._asyncio_loop = asyncio.get_running_loop()
         self._inboxes: dict[str, _Inbox] = {}
         self._host = host
-        self._limits = host.limits
         host.start(self._on_deltas)
 
     @property
-    def is_alive(self) -> bool:
-        return self._host.is_alive
+    def outage(self) -> EngineError | None:
+        """As `EngineHost.outage`."""
+        return self._host.outage
 
     def stats(self) -> EngineStats:
         return self._host.stats
@@ -64,20 +72,19 @@ class EngineClient:
 
     def close(self) -> None:
         """Stop the engine; requests under way end with an error."""
-        if self._host.is_alive:
-            self._host.stop()
+        self._host.stop()
 
     async def generate(self, requests: Sequence[Request]) -> AsyncGenerator[list[Delta], None]:
         """The deltas of all `requests`, interleaved, until each has finished or was aborted: each
         time all that came since the last.
 
         Closing the iterator aborts what still runs. Raises ContextLengthError for a request that
-        could never fit, EngineDeadError where the engine has stopped.
+        could never fit, and the engine's `outage`.
         """
-        if not self.is_alive:
-            raise EngineDeadError("The engine has stopped; the server must be restarted.")
+        if (outage := self.outage) is not None:
+            raise outage
         for request in requests:
-            self._limits.check(request)
+            self._host.limits.check(request)
         inbox = _Inbox(self._asyncio_loop)
         unfinished = {request.id for request in requests}
         self._inboxes.update(dict.fromkeys(unfinished, inbox))

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from nimlite.engine.client import OnDeltas
+from nimlite.engine.client import OnDeltas, OnEnd, stopped
 from nimlite.engine.limits import RequestLimits
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Grammar, Request
-from nimlite.errors import RequestError
+from nimlite.errors import EngineError, RequestError
 
 if TYPE_CHECKING:
     from nimlite.engine.engine import Engine
@@ -42,10 +42,14 @@ class EngineLoop:
         """From the start until the end."""
         return self._error is None and self._thread is not None
 
-    def start(self, on_deltas: OnDeltas) -> None:
+    @property
+    def outage(self) -> EngineError | None:
+        return None if self.is_alive else stopped()
+
+    def start(self, on_deltas: OnDeltas, on_end: OnEnd | None = None) -> None:
         """`on_deltas` is called in the engine's thread, once a step and whenever `stats` change."""
         self._thread = threading.Thread(
-            target=self.run, args=(on_deltas,), name="engine", daemon=True
+            target=self.run, args=(on_deltas, on_end), name="engine", daemon=True
         )
         self._thread.start()
 
@@ -62,16 +66,20 @@ class EngineLoop:
         """Unknown or finished ids are ignored: the client can't know what the engine just ended."""
         self._inbox.put(lambda: self._abort(request_ids))
 
+    def ping(self) -> None:
+        """Report, deltas or not, once the step in flight has ended."""
+        self._inbox.put(lambda: self._report([]))
+
     def stop(self) -> None:
         """End after the step in flight; what still runs gets a delta with `error`."""
         self._inbox.put(None)
         if self._thread is not None:
             self._thread.join()
 
-    def run(self, on_deltas: OnDeltas) -> None:
+    def run(self, on_deltas: OnDeltas, on_end: OnEnd | None = None) -> None:
         """The loop itself, for whoever has a thread for it: returns once stopped or failed."""
         self._on_deltas = on_deltas
-        error = "The server is shutting down."
+        error, has_failed = "The server is shutting down.", False
         try:
             while self._take_messages():
                 if self._engine.has_work:
@@ -79,10 +87,13 @@ class EngineLoop:
         except Exception as failure:
             # The edge of the thread: nobody above could answer the requests.
             logger.exception("the engine loop ended")
-            error = f"The engine stopped: {failure}"
+            error, has_failed = f"The engine stopped: {failure}", True
         self._error = error
+        self._grammar_thread.shutdown(wait=False)
         self._report([_failed(request_id, error) for request_id in sorted(self._live)])
         self._empty_inbox()
+        if has_failed and on_end is not None:
+            on_end(f"{error}.")
 
     def _take_messages(self) -> bool:
         """Apply what has arrived, waiting for it where there is nothing to do. False: stop."""

@@ -17,15 +17,17 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from nimlite.engine.client import OnDeltas
+from nimlite.engine.client import OnDeltas, OnEnd, stopped
 from nimlite.engine.limits import RequestLimits
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Request
+from nimlite.engine.watchdog import Watchdog
 from nimlite.engine.wire import (
     Abort,
     Decoder,
     Failed,
     Launch,
     Log,
+    Ping,
     Ready,
     Recipe,
     Step,
@@ -40,17 +42,23 @@ from nimlite.observe.progress import Progress, Task
 
 _SILENCE_S = 900.0
 """What a child may take for one piece of its start without a word."""
+_HANG_S = 300.0
+"""What a step may take: the longest on a slow CPU, and one that compiles on a GPU."""
 _STOP_S = 15.0
 """What it may take to end once told to, before it is killed."""
 _READ_BYTES = 1 << 16
+_ASK_AGAIN = "This answer is lost with it: ask again."
 _CHILD = "from nimlite.engine.child import main; main({fd})"
 
 
 class EngineProcess:
     """An `EngineHost`: started by `launch`, fed from one event loop."""
 
-    def __init__(self, process: subprocess.Popen[bytes], connection: socket.socket) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], connection: socket.socket, hang_s: float
+    ) -> None:
         self._process = process
+        self._hang_s = hang_s
         self._connection = connection
         self._decoder = Decoder()
         self._outbox = bytearray()
@@ -58,23 +66,31 @@ class EngineProcess:
         self._error: str | None = None
         """Why it has ended: the answer to whoever comes too late."""
         self._on_deltas: OnDeltas = lambda deltas: None
+        self._on_end: OnEnd | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._watchdog: Watchdog | None = None
         self._ready: Ready
         self.stats = EngineStats()
 
     @classmethod
     def launch(
-        cls, recipe: Recipe, progress: Progress, *, silence_s: float = _SILENCE_S
+        cls,
+        recipe: Recipe,
+        progress: Progress,
+        *,
+        silence_s: float = _SILENCE_S,
+        hang_s: float = _HANG_S,
     ) -> "EngineProcess":
         """Start the process and wait until its engine is there. What it logs and how it gets on
-        appear here, as if it were no other process.
+        appear here, as if it were no other process. One whose engine then does nothing for `hang_s`
+        seconds, though asked to, is ended.
 
         Raises what `recipe` raises where that is a NimliteError, else EngineError; also for a
         process that dies, or says nothing for `silence_s` seconds.
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            child = cls(_spawn(theirs.fileno()), ours)
+            child = cls(_spawn(theirs.fileno()), ours, hang_s)
         try:
             ours.settimeout(silence_s)
             ours.sendall(encode(Launch(recipe, _log_levels())))
@@ -101,12 +117,18 @@ class EngineProcess:
     def is_alive(self) -> bool:
         return self._error is None
 
-    def start(self, on_deltas: OnDeltas) -> None:
+    @property
+    def outage(self) -> EngineError | None:
+        return None if self.is_alive else stopped()
+
+    def start(self, on_deltas: OnDeltas, on_end: OnEnd | None = None) -> None:
         """Must be called in the event loop from which everything else will be, too."""
         self._on_deltas = on_deltas
+        self._on_end = on_end
         self._connection.setblocking(False)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._connection, self._read)
+        self._watchdog = Watchdog(lambda: self._send(Ping()), self._hangs, self._hang_s)
         self._read()  # what came before
 
     def submit(self, requests: Sequence[Request]) -> None:
@@ -121,6 +143,8 @@ class EngineProcess:
         self._send(Abort(tuple(request_ids)))
 
     def stop(self) -> None:
+        if self._error is not None:
+            return
         self._end("The server is shutting down.")
         # The child takes the end of what we send as its order, and ends what it sends by ending.
         with contextlib.suppress(OSError):
@@ -165,6 +189,8 @@ class EngineProcess:
                         case Step():
                             deltas += message.deltas()
                             self.stats = message.engine_stats()
+                            if self._watchdog is not None:
+                                self._watchdog.heard()
                         case Log(record):
                             _log(record)
             has_ended = True
@@ -176,8 +202,16 @@ class EngineProcess:
         if deltas:
             self._on_deltas(deltas)
         if has_ended:
-            self._end(f"{self._last_words()}; the server must be restarted.")
-            self._kill()
+            self._give_up(f"{self._last_words()}.")
+
+    def _hangs(self) -> None:
+        self._give_up(f"The engine's process did nothing for {self._hang_s:g} s, and was ended.")
+
+    def _give_up(self, reason: str) -> None:
+        self._end(f"{reason} {_ASK_AGAIN}")
+        self._kill()
+        if self._on_end is not None:
+            self._on_end(reason)
 
     def _send(self, message: object) -> None:
         if self._error is not None:
@@ -208,6 +242,8 @@ class EngineProcess:
         if self._loop is not None:
             self._loop.remove_reader(self._connection)
             self._loop.remove_writer(self._connection)
+        if self._watchdog is not None:
+            self._watchdog.stop()
         live, self._live = sorted(self._live), set()
         if live:
             self._on_deltas([_failed(request_id, error) for request_id in live])

@@ -161,3 +161,5 @@ class EngineStats:
     num_steps: int = 0
     num_prompt_tokens: int = 0
     num_generated_tokens: int = 0
+    num_restarts: int = 0
+    """Of an engine that ended and was started again."""

@@ -58,6 +58,11 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """To the child: say something, once the step in flight has ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """From the child: a record, with text instead of objects."""
 

@@ -106,6 +106,9 @@ class _EngineCollector(Collector):
         yield self._counter("generation_tokens", "Tokens sampled.", stats.num_generated_tokens)
         yield self._counter("num_preemptions", "Sequences preempted.", stats.num_preemptions)
         yield self._counter(
+            "engine_restarts", "Engines that ended and were started again.", stats.num_restarts
+        )
+        yield self._counter(
             "prefix_cache_queries", "Prompt tokens looked up.", stats.num_prefix_queries
         )
         yield self._counter("prefix_cache_hits", "Prompt tokens found.", stats.num_prefix_hits)

@@ -34,11 +34,12 @@ def error_object(error: NimliteError) -> dict[str, Any]:
 
 
 def error_response(error: NimliteError, path: str, *, retry_after_s: int) -> Response:
-    """In the words of the protocol that is spoken at `path`."""
+    """In the words of the protocol that is spoken at `path`. `retry_after_s`: where the error does
+    not know better."""
     content = anthropic_error(error) if _is_anthropic(path) else error_object(error)
     response = json_response(content, status=error.status)
     if error.status in (http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE):
-        response.headers["Retry-After"] = str(retry_after_s)
+        response.headers["Retry-After"] = str(error.retry_after_s or retry_after_s)
     return response
 
 

@@ -11,12 +11,15 @@ from nimlite.server.state import ServerState
 
 
 def live(state: ServerState) -> Response:
-    """503 only where a restart is the cure: the engine has stopped, or the start has failed."""
+    """503 only where a restart is the cure: the engine has stopped for good, or the start has
+    failed."""
     try:
         if state.is_loaded or state.startup.failure is not None:
             _ = state.model
     except NimliteError as error:
-        return json_response(error_object(error), status=error.status)
+        comes_back = state.is_loaded and isinstance(error, NotReadyError)
+        if not comes_back:
+            return json_response(error_object(error), status=error.status)
     return _healthy("The server is alive.")
 
 
@@ -38,7 +41,7 @@ def startup(state: ServerState) -> dict[str, Any]:
     """All phases of the start so far."""
     return {
         "object": "startup",
-        "ready": state.is_loaded,
+        "ready": state.is_ready,
         "failure": state.startup.failure,
         "phases": [phase.as_json() for phase in list(state.startup.phases)],
     }

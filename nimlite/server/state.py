@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nimlite.engine.request import Delta, EngineStats, Request
-from nimlite.errors import EngineDeadError, ModelNotFoundError, NotReadyError, OverloadedError
+from nimlite.errors import EngineError, ModelNotFoundError, NotReadyError, OverloadedError
 from nimlite.observe.metrics import ServerMetrics
 from nimlite.server.config import ServerConfig
 from nimlite.server.startup import Startup
@@ -17,14 +17,15 @@ class EngineClient(Protocol):
     """The engine as the server sees it; `nimlite.engine.client.EngineClient` is the real one."""
 
     @property
-    def is_alive(self) -> bool: ...
+    def outage(self) -> EngineError | None:
+        """Why requests are not taken; None where they are. NotReadyError: they will be again."""
 
     def generate(self, requests: Sequence[Request]) -> AsyncIterator[list[Delta]]:
         """The deltas of all `requests`, interleaved, until all finished: each time all that came
         since the last.
 
         An async generator: closing it aborts what is left. Raises ContextLengthError,
-        OverloadedError, NotReadyError or EngineDeadError.
+        and the `outage`.
         """
 
     def abort(self, request_id: str) -> None: ...
@@ -78,16 +79,22 @@ class ServerState:
 
     @property
     def model(self) -> ServedModel:
-        """The loaded model. Raises NotReadyError before there is one, EngineDeadError after it."""
+        """The loaded model. Raises NotReadyError before there is one, and what its engine's outage
+        is."""
         if self._model is None:
             raise NotReadyError(self.startup.describe())
-        if not self._model.engine.is_alive:
-            raise EngineDeadError("The engine has stopped; the server must be restarted.")
+        if (outage := self._model.engine.outage) is not None:
+            raise outage
         return self._model
 
     @property
     def is_loaded(self) -> bool:
         return self._model is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Its engine is there, too."""
+        return self._model is not None and self._model.engine.outage is None
 
     def set_ready(self, model: ServedModel) -> None:
         """From here on requests are answered."""

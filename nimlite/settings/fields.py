@@ -137,6 +137,13 @@ class Settings:
     """Headers of an answer that they may read."""
     cors_max_age: Annotated[Seconds, Group.SERVER] = 600
     """Seconds for which a browser may remember all this."""
+    engine_process: Annotated[bool | None, Group.SERVER] = None
+    """1: the engine runs in a process of its own, and one that is killed, crashes or hangs is
+    started again; 0: in a thread of the server's, which takes less memory, and where only an error
+    in a step is survived. Unset: 1 on a GPU, 0 on a CPU."""
+    engine_timeout: Annotated[Count, Group.SERVER] = 300
+    """Seconds that a step may take: over them the engine's process hangs, and is ended and started
+    again."""
     tool_call_parser: Annotated[ToolCallParserName | None, Group.SERVER] = None
     """How the model writes calls of tools: hermes, llama3_json, pythonic, mistral, granite,
     granite-20b-fc, phi4_mini_json, nemotron, qwen3_coder or jamba. Unset: as its chat template

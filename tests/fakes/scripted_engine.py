@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Logprob, Request
+from nimlite.errors import EngineError
 
 Reply = Callable[[Request], Sequence[int]]
 
@@ -24,7 +25,7 @@ class ScriptedEngine:
     def reset(self) -> None:
         """As new: nothing held, nothing recorded."""
         self.reply = self._default_reply
-        self.is_alive = True
+        self.outage: EngineError | None = None
         self.current_stats = EngineStats(num_blocks=100, num_free_blocks=75)
         self.refusal: Exception | None = None
         self.failure: str | None = None

@@ -14,6 +14,7 @@ from fakes.live_server import LiveServer, live_server
 from fakes.scripted_engine import ScriptedEngine
 from fakes.tiny_model import REPLY, make_config, make_model
 
+from nimlite.engine.client import stopped
 from nimlite.engine.request import EngineStats
 from nimlite.errors import ContextLengthError, EngineDeadError, ModelError, SettingError
 from nimlite.server.serve import serve
@@ -85,7 +86,7 @@ def test_what_the_engine_refuses_has_its_status(
 
 
 def test_an_engine_that_died(http: httpx.Client, engine: ScriptedEngine) -> None:
-    engine.is_alive = False
+    engine.outage = stopped()
     for response in (
         http.post(CHAT, json=BODY),
         http.get("/v1/health/live"),

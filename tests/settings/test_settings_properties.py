@@ -58,6 +58,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "cors_allow_headers": st.just(["X-Api-Key", "Content-Type"]),
     "cors_expose_headers": st.just(["X-Request-Id"]),
     "cors_max_age": st.integers(0, 9999),
+    "engine_process": st.booleans(),
+    "engine_timeout": st.integers(1, 999),
     "tool_call_parser": st.sampled_from(["hermes", "granite-20b-fc"]),
     "reasoning_parser": st.sampled_from(["think", "none"]),
     "cache_path": st.sampled_from(["/cache", "/a b"]),
