@@ -100,7 +100,11 @@ class Request:
     prompt_token_ids: tuple[int, ...]
     params: SamplingParams
     priority: int = 0
-    """Lower runs first; equal priorities in order of arrival."""
+    """Lower runs first; equal ones of a client in order of arrival."""
+    client: str = ""
+    """Whose it is: clients get equal shares of the tokens while they wait."""
+    weight: float = 1.0
+    """Of the client: of two that wait, the one of weight 2 gets twice as many."""
     group: str | None = None
     """Requests of one group have the same prompt: the later ones share the blocks of the first."""
     cache_salt: str = ""

@@ -14,6 +14,7 @@ from bisect import insort
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from nimlite.engine.accounts import Accounts
 from nimlite.engine.block_pool import BlockPool
 from nimlite.engine.limits import RequestLimits
 from nimlite.engine.plan import BlockCopy, SampledToken, ScheduledChunk, StepOutput, StepPlan
@@ -64,6 +65,7 @@ class Scheduler:
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []  # by rank
         self._waiting = WaitingQueue()
+        self._accounts = Accounts()
         self._num_arrivals = 0
         self._num_steps = 0
         self._num_preemptions = 0
@@ -91,7 +93,10 @@ class Scheduler:
         assert request.prompt_token_ids, "a prompt has at least one token"
         self.limits.check(request)
         sequence = Sequence(
-            request, arrival=self._num_arrivals, eos_token_ids=self.config.eos_token_ids
+            request,
+            arrival=self._num_arrivals,
+            eos_token_ids=self.config.eos_token_ids,
+            account=self._accounts.join(request.client, request.weight),
         )
         self._num_arrivals += 1
         self._sequences[request.id] = sequence
@@ -105,6 +110,7 @@ class Scheduler:
 
     def schedule(self) -> StepPlan | None:
         """Plan the next step, or None where there is nothing to compute now."""
+        self._make_room()
         step = _Step(self.config.max_num_tokens, self.config.max_logit_rows)
         for sequence in self._schedule_decodes(step):
             if sequence.status is SequenceStatus.RUNNING:
@@ -173,6 +179,19 @@ class Scheduler:
             for block in sequence.block_table[first_written:]:
                 assert self._pool.ref_counts[block] == 1, f"{sequence} writes to a shared block"
                 assert block not in self._cache, f"{sequence} writes to a registered block"
+
+    def _make_room(self) -> None:
+        """Preempt less urgent sequences where the head of the queue finds no place beside them.
+        It must come before anything of the step is planned: the step would write to their blocks.
+        """
+        head = self._waiting.head()
+        while head is not None and self._running:
+            last = self._running[-1]
+            if last.request.priority <= head.request.priority or last.turn < head.turn:
+                return
+            if len(self._running) < self.config.max_num_seqs and self._fits(head):
+                return
+            self._preempt(self._running.pop())
 
     def _schedule_decodes(self, step: _Step) -> list[Sequence]:
         """One token for every running sequence that has only its last one to compute. Returns those
@@ -250,14 +269,14 @@ class Scheduler:
         sequence.num_pending += samples
 
     def _admit(self, step: _Step) -> None:
-        """Start waiting sequences in order of rank. One that does not fit holds up those behind it:
-        were it passed by, smaller ones could keep it out for ever."""
+        """Start waiting sequences, each in its turn. One that does not fit holds up those behind
+        it: were it passed by, smaller ones could keep it out for ever."""
         while step.budget and len(self._running) < self.config.max_num_seqs:
             sequence = self._waiting.head()
             # A token still being sampled for a preempted sequence is not known to recompute with.
             if sequence is None or sequence.num_pending or not self._place(sequence, step):
                 return
-            self._waiting.pop()
+            self._waiting.pop(sequence)
             insort(self._running, sequence, key=attrgetter("rank"))
             self._schedule_prefill(sequence, step)
 
@@ -270,10 +289,9 @@ class Scheduler:
         block_size = self._pool.block_size
         known, num_computed = self._find_computed(sequence)
         shared = known[: num_computed // block_size]
-        num_new = -(-sequence.num_tokens // block_size) - len(shared)
-        num_wanted = num_new + self._pool.num_free_among(shared) + len(self._running)
-        if num_wanted > self._pool.num_free_blocks:
+        if not self._has_blocks(sequence, shared):
             return False
+        num_new = -(-sequence.num_tokens // block_size) - len(shared)
         self._pool.acquire(shared)
         sequence.block_table = shared + self._pool.allocate(num_new)
         if num_computed % block_size:  # the next write goes to a block that another one holds
@@ -283,10 +301,21 @@ class Scheduler:
             sequence.num_cached_tokens = num_computed
             self._num_prompt_tokens += sequence.num_prompt_tokens
             self._num_prefix_hits += num_computed
+            sequence.account.charge(sequence.num_prompt_tokens - num_computed)
         sequence.num_computed_tokens = num_computed
         sequence.source = None
         sequence.status = SequenceStatus.RUNNING
         return True
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Could it be placed now?"""
+        known, num_computed = self._find_computed(sequence)
+        return self._has_blocks(sequence, known[: num_computed // self._pool.block_size])
+
+    def _has_blocks(self, sequence: Sequence, shared: list[int]) -> bool:
+        num_new = -(-sequence.num_tokens // self._pool.block_size) - len(shared)
+        num_wanted = num_new + self._pool.num_free_among(shared) + len(self._running)
+        return num_wanted <= self._pool.num_free_blocks
 
     def _find_computed(self, sequence: Sequence) -> tuple[list[int], int]:
         """Blocks that hold the sequence's first tokens already, and how many tokens they hold."""
@@ -310,6 +339,7 @@ class Scheduler:
         is_wanted = sequence.request.params.max_tokens > 0
         reason = sequence.append(token_id)
         self._num_generated_tokens += is_wanted
+        sequence.account.charge(1)
         if is_first:
             self._waiting.prompt_computed(sequence)
         if reason is not None:
@@ -326,6 +356,7 @@ class Scheduler:
 
     def _finish(self, sequence: Sequence) -> None:
         self._waiting.leave(sequence)
+        self._accounts.leave(sequence.account)
         self._pool.release(sequence.block_table)
         sequence.block_table = []
         sequence.status = SequenceStatus.FINISHED

@@ -2,11 +2,15 @@
 
 import enum
 
+from nimlite.engine.accounts import Account
 from nimlite.engine.request import FinishReason, Logprob, Request
 
 PRIORITY_SPAN = 1024
 """How many later arrivals one level of priority outweighs: finite, so that nobody waits for ever
 behind a stream of more urgent requests."""
+_PRIORITY_TOKENS = 256 * PRIORITY_SPAN
+"""Likewise between clients: how many tokens more than another one a client with more urgent
+requests gets, before the other one's turn comes."""
 
 Rank = tuple[int, int]
 """Lower runs first. Unique: the second number is the arrival."""
@@ -30,6 +34,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "account",
         "block_hashes",
         "block_table",
         "end_token_ids",
@@ -49,12 +54,21 @@ class Sequence:
         "token_ids",
     )
 
-    def __init__(self, request: Request, *, arrival: int, eos_token_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        *,
+        arrival: int,
+        eos_token_ids: frozenset[int],
+        account: Account | None = None,
+    ) -> None:
         params = request.params
         self.request = request
         self.status = SequenceStatus.WAITING
         self.rank: Rank = (arrival + request.priority * PRIORITY_SPAN, arrival)
-        """Its place among all sequences: the lowest is admitted first and preempted last."""
+        """Its place among its client's sequences, where the lowest is admitted first, and among
+        all that run, where the lowest is preempted last."""
+        self.account = account or Account()
         self.token_ids = list(request.prompt_token_ids)
         """Prompt and outputs, as far as they are known on the host."""
         self.num_prompt_tokens = len(self.token_ids)
@@ -81,6 +95,11 @@ class Sequence:
         self.end_token_ids = frozenset[int]() if request.grammar is None else eos_token_ids
         """They end it at any time: a grammar lets them pass only where it may end, and where
         nothing else can follow it does so whatever the parameters say."""
+
+    @property
+    def turn(self) -> tuple[float, Rank]:
+        """Its place among those who wait, of all clients: the lowest is next."""
+        return self.account.served + self.request.priority * _PRIORITY_TOKENS, self.rank
 
     @property
     def num_tokens(self) -> int:

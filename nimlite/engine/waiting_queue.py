@@ -1,19 +1,22 @@
-"""Who waits to run: one queue by rank, and behind it the groups that wait for a leader."""
+"""Who waits to run: a queue by rank for each client, and behind them the groups that wait for a
+leader."""
 
 import heapq
 
+from nimlite.engine.accounts import Account
 from nimlite.engine.sequence import Rank, Sequence, SequenceStatus
 
 
 class WaitingQueue:
-    """Waiting and preempted sequences by rank.
+    """Waiting and preempted sequences: of the clients' first ones that whose turn it is.
 
     The first sequence of a group leads: it computes their prompt alone while the others stay out of
     the queue; then they all join it, with the leader as the source to share the blocks with.
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Rank, Sequence]] = []  # whoever ends while waiting is skipped later
+        self._heaps: dict[Account, list[tuple[Rank, Sequence]]] = {}
+        """Whoever ends while waiting is skipped later."""
         self._leaders: dict[str, Sequence] = {}  # of groups whose prompt is not computed yet
 
     def add(self, sequence: Sequence) -> None:
@@ -29,20 +32,23 @@ class WaitingQueue:
 
     def push(self, sequence: Sequence) -> None:
         """A sequence waits for admission (again)."""
-        heapq.heappush(self._heap, (sequence.rank, sequence))
+        heapq.heappush(self._heaps.setdefault(sequence.account, []), (sequence.rank, sequence))
 
     def head(self) -> Sequence | None:
         """The sequence to admit next."""
-        while self._heap:
-            sequence = self._heap[0][1]
-            if sequence.status is not SequenceStatus.FINISHED:
-                return sequence
-            heapq.heappop(self._heap)
-        return None
+        first: Sequence | None = None
+        for account, heap in list(self._heaps.items()):
+            while heap and heap[0][1].status is SequenceStatus.FINISHED:
+                heapq.heappop(heap)
+            if not heap:
+                del self._heaps[account]
+            elif first is None or heap[0][1].turn < first.turn:
+                first = heap[0][1]
+        return first
 
-    def pop(self) -> None:
+    def pop(self, head: Sequence) -> None:
         """The head has been admitted."""
-        heapq.heappop(self._heap)
+        heapq.heappop(self._heaps[head.account])
 
     def prompt_computed(self, leader: Sequence) -> None:
         """The prompt lies in the sequence's blocks: those who waited for it join the queue."""

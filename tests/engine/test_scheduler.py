@@ -5,17 +5,24 @@ import dataclasses
 import pytest
 from fake_runner import EOS, Simulation, generate_alone
 
+from nimlite.engine.accounts import Accounts
 from nimlite.engine.plan import SampledToken, StepOutput
 from nimlite.engine.request import FinishReason, Grammar, GrammarKind, Request, SamplingParams
 from nimlite.engine.sequence import PRIORITY_SPAN
 from nimlite.errors import ContextLengthError
 
 
-def request(name, prompt=(1, 2, 3), *, priority=0, group=None, **params):
+def request(name, prompt=(1, 2, 3), *, priority=0, group=None, client="", weight=1.0, **params):
     """A request that runs to its max_tokens unless told otherwise."""
     params = SamplingParams(**{"ignore_eos": True, "seed": 0, "max_tokens": 4, **params})
     return Request(
-        id=name, prompt_token_ids=tuple(prompt), params=params, priority=priority, group=group
+        id=name,
+        prompt_token_ids=tuple(prompt),
+        params=params,
+        priority=priority,
+        group=group,
+        client=client,
+        weight=weight,
     )
 
 
@@ -73,6 +80,81 @@ def test_a_stream_of_urgent_requests_does_not_starve_another():
         simulation.scheduler.add(request(f"urgent-{arrival}", max_tokens=1))
         simulation.step()
     assert "patient" in simulation.deltas
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_num_seqs": 2}, {"num_blocks": 6, "block_size": 4}],
+    ids=["seats lack", "blocks lack"],
+)
+def test_an_urgent_request_takes_the_place_of_a_less_urgent_one(limits, depth):
+    plain = [
+        request(name, prompt_of(6, first), max_tokens=12) for name, first in (("a", 1), ("b", 9))
+    ]
+    simulation = simulate(*plain, depth=depth, **limits)
+    simulation.step()
+    urgent = request("urgent", prompt_of(8, 5), priority=-1, max_tokens=3)
+    simulation.scheduler.add(urgent)
+    running = [name for name, *_ in chunks(simulation.step())]
+    assert running == ["a", "urgent"]
+    assert simulation.scheduler.stats().num_preemptions == 1
+    simulation.run()
+    for each in (*plain, urgent):
+        assert simulation.result(each.id) == generate_alone(each)
+
+
+def test_an_equal_or_less_urgent_request_takes_nobodys_place():
+    simulation = simulate(request("a", priority=1, max_tokens=9), max_num_seqs=1)
+    simulation.step()
+    simulation.scheduler.add(request("b", priority=1))
+    simulation.scheduler.add(request("c", priority=2, client="another"))
+    assert [name for name, *_ in chunks(simulation.step())] == ["a"]
+
+
+def test_a_client_with_a_thousand_requests_does_not_starve_another():
+    simulation = simulate(
+        *(request(f"many-{n}", client="many") for n in range(1000)), max_num_seqs=4
+    )
+    for _ in range(20):
+        simulation.step()
+    simulation.scheduler.add(request("one", client="few"))
+    num_steps = 0
+    while "one" not in {name for name, *_ in chunks(simulation.step())}:
+        num_steps += 1
+    assert num_steps <= 4  # the first seat that becomes free
+
+
+@pytest.mark.parametrize("weight", [1.0, 3.0])
+def test_clients_that_wait_get_tokens_by_their_weights(weight):
+    simulation = simulate(max_num_seqs=4, num_blocks=100)
+    for n in range(400):  # of one the requests are longer
+        simulation.scheduler.add(request(f"long-{n}", client="long", max_tokens=20))
+        simulation.scheduler.add(request(f"short-{n}", client="short", weight=weight))
+    served = {"long": 0, "short": 0}
+    for _ in range(300):
+        for name, _, num_tokens in chunks(simulation.step()):
+            served[name.partition("-")[0]] += num_tokens
+    assert served["short"] / served["long"] == pytest.approx(weight, rel=0.15)
+
+
+def test_a_pause_earns_no_credit_and_counters_are_forgotten():
+    accounts = Accounts()
+    busy, idle = accounts.join("busy", 1.0), accounts.join("idle", 1.0)
+    accounts.leave(idle)
+    busy.charge(1000)
+    back = accounts.join("idle", 1.0)
+    assert back.served == 1000
+    back.charge(50)
+    accounts.leave(back)
+    assert accounts.join("idle", 1.0).served == 1050  # nor is what it had forgotten
+    accounts.leave(back)
+    for name in range(100):
+        accounts.leave(accounts.join(f"once-{name}", 1.0))
+    assert len(accounts) <= 3
+    accounts.leave(busy)
+    assert accounts.join("new", 1.0).served == 0
+    assert len(accounts) == 1
 
 
 def test_a_large_request_is_not_passed_by_small_ones():

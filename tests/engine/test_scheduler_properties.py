@@ -27,6 +27,7 @@ params = st.builds(
 )
 priorities = st.integers(-1, 1)
 salts = st.sampled_from(["", "", "other tenant"])
+clients = st.sampled_from(["", "a", "b"])
 
 
 class Engine(RuleBasedStateMachine):
@@ -47,9 +48,9 @@ class Engine(RuleBasedStateMachine):
         self.requests = {}
         self.num_added = 0
 
-    @rule(prompt=prompts, params=params, priority=priorities, salt=salts)
-    def add(self, prompt, params, priority, salt):
-        self._add(prompt, params, priority=priority, cache_salt=salt)
+    @rule(prompt=prompts, params=params, priority=priorities, salt=salts, client=clients)
+    def add(self, prompt, params, priority, salt, client):
+        self._add(prompt, params, priority=priority, cache_salt=salt, client=client)
 
     @rule(prompt=prompts, samples=st.lists(params, min_size=2, max_size=4), priority=priorities)
     def add_group(self, prompt, samples, priority):

@@ -21,7 +21,7 @@ def drain(queue):
     """Arrivals in the order of admission."""
     arrivals = []
     while head := queue.head():
-        queue.pop()
+        queue.pop(head)
         arrivals.append(head.rank[1])
     return arrivals
 
