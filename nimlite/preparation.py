@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -269,11 +270,19 @@ def load_engine(
     Weights that turn out to be damaged as they are read are built again, if the engine is one of
     the cache's. Raises ChecksumError for others.
     """
-    caching = plan.settings.enable_kv_cache_reuse
+    from nimlite.engine.speculation import Speculation
+
+    settings = plan.settings
+    num_tokens = settings.num_speculative_tokens
+    open_engine = partial(
+        backend.open,
+        prefix_caching=settings.enable_kv_cache_reuse,
+        speculation=Speculation(num_tokens=num_tokens) if settings.specdec_enable else None,
+    )
     try:
-        return backend.open(directory, progress, prefix_caching=caching)
+        return open_engine(directory, progress)
     except ChecksumError as error:
-        store = Store(plan.settings.cache_path, offline=plan.settings.offline)
+        store = Store(settings.cache_path, offline=settings.offline)
         given = Path(plan.selection.manifest.artifact.uri)
         if directory.path == given or not directory.path.is_relative_to(store.root):
             raise
@@ -281,4 +290,4 @@ def load_engine(
         with writing_to(store.root):
             directory.discard_weights()
     rebuilt = prepare_engine(plan, store, backend, progress)
-    return backend.open(rebuilt, progress, prefix_caching=caching)
+    return open_engine(rebuilt, progress)

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tensorrt_rtx
@@ -171,11 +172,9 @@ def test_a_damaged_engine_is_named_and_built_again(
 class StreamingBackend(CpuBackend):
     """Checks weights as it reads them, as a GPU's does."""
 
-    def open(
-        self, directory: EngineDirectory, progress: Progress, *, prefix_caching: bool = True
-    ) -> Engine:
+    def open(self, directory: EngineDirectory, progress: Progress, **options: Any) -> Engine:
         directory.weights_on(self.device)
-        return CpuBackend.open(self, directory, progress, prefix_caching=prefix_caching)
+        return CpuBackend.open(self, directory, progress, **options)
 
 
 def test_on_the_cpu_torch_runs_the_dense_layers(

@@ -75,9 +75,24 @@ class _HostArrays:
         query_starts = [0]
         context_lens: list[int] = []
         size = self._limits.block_size
-        for index, chunk in enumerate(plan.chunks):
+        for chunk in plan.chunks:
             sequence, start, num_tokens, num_logit_rows = chunk[:4]
             end, table = start + num_tokens, chunk.block_table
+            if chunk.drafts:
+                # Each token as a decode of its own over the same blocks: keys and values of all are
+                # there before any attends, and the step stays one that a graph was recorded of.
+                for token_id, position in zip(
+                    (sequence.token_ids[start], *chunk.drafts), range(start, end), strict=True
+                ):
+                    self._write_table(len(context_lens), table, position // size + 1)
+                    logit_rows.append(len(token_ids))
+                    token_ids.append(token_id)
+                    sources.append(-1)
+                    positions.append(position)
+                    slots.append(table[position // size] * size + position % size)
+                    query_starts.append(len(token_ids))
+                    context_lens.append(position + 1)
+                continue
             if num_tokens == 1:  # most are decodes: no ranges for them
                 is_known = start < len(sequence.token_ids)
                 token_ids.append(sequence.token_ids[start] if is_known else 0)
@@ -95,8 +110,8 @@ class _HostArrays:
                 slots += [table[p // size] * size + p % size for p in range(start, end)]
             logit_rows += range(len(token_ids) - num_logit_rows, len(token_ids))
             query_starts.append(len(token_ids))
+            self._write_table(len(context_lens), table, -(-end // size))
             context_lens.append(end)
-            self._write_table(index, table, -(-end // size))
         self._write("token_ids_T", token_ids)
         self._write("sources_T", sources)
         self._write("positions_T", positions)
@@ -104,7 +119,7 @@ class _HostArrays:
         self._write("logit_rows_R", logit_rows)
         self._write("query_starts_S1", query_starts)
         self._write("context_lens_S", context_lens)
-        return Counts(len(token_ids), len(plan.chunks), len(logit_rows))
+        return Counts(len(token_ids), len(context_lens), len(logit_rows))
 
     def _write(self, name: str, values: list[int]) -> None:
         self._arrays[name][: len(values)] = values

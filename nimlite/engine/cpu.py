@@ -10,6 +10,7 @@ from nimlite.build.engine_dir import EngineDirectory
 from nimlite.build.selftest import Candidate
 from nimlite.engine.engine import Engine, kv_layout
 from nimlite.engine.evaluate import Evaluation
+from nimlite.engine.speculation import Speculation
 from nimlite.kernels.base import Kernels
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
@@ -70,7 +71,12 @@ class CpuBackend:
         return Evaluation(Decoder.load(spec, weights, layout), self.kernels)
 
     def open(
-        self, directory: EngineDirectory, progress: Progress, *, prefix_caching: bool = True
+        self,
+        directory: EngineDirectory,
+        progress: Progress,
+        *,
+        prefix_caching: bool = True,
+        speculation: Speculation | None = None,
     ) -> Engine:
         with progress.task("Load the weights", None, ""):
             return Engine.open(
@@ -78,4 +84,5 @@ class CpuBackend:
                 kernels=self.kernels,
                 profile=self.profile,
                 prefix_caching=prefix_caching,
+                speculation=speculation,
             )

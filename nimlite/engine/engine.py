@@ -4,6 +4,7 @@ import dataclasses
 import operator
 import os
 import secrets
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from nimlite.engine.request import (
 from nimlite.engine.runner import Runner
 from nimlite.engine.sampler import HostSampler, Sampler
 from nimlite.engine.scheduler import Scheduler, SchedulerConfig
+from nimlite.engine.speculation import Speculation, Speculator
 from nimlite.engine.token_masks import TokenMasks
 from nimlite.errors import RequestError, SettingError
 from nimlite.kernels.base import Kernels, KVLayout
@@ -80,10 +82,11 @@ class Engine:
         prefix_caching: bool = True,
         sampler: Sampler | None = None,
         dense: Callable[[Decoder], Model] | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
         """The profile's `kv_cache_bytes` must be decided. Without a tokenizer prompts are token
         ids, and without a sampler the host samples. `dense` lets something else than the kernels
-        compute the dense layers."""
+        compute the dense layers. `speculator`: guesses tokens; None: nobody does."""
         layout = kv_layout(spec, profile)
         limits = BatchLimits(
             max_tokens=profile.max_num_tokens,
@@ -101,6 +104,8 @@ class Engine:
         masks = TokenMasks(self.grammars)
         self._runner = Runner(model, kernels, layout, limits, sampler or HostSampler(), masks)
         self._in_flight: tuple[StepPlan, Callable[[], StepOutput]] | None = None
+        self._speculator = speculator
+        self._began = 0.0
         cache = PrefixCache(layout.block_size, enabled=prefix_caching)
         self._scheduler = Scheduler(
             SchedulerConfig(
@@ -112,6 +117,7 @@ class Engine:
             ),
             BlockPool(layout.num_blocks, layout.block_size, cache),
             cache,
+            self._speculator,
         )
 
     @classmethod
@@ -146,6 +152,7 @@ class Engine:
         kernels: Kernels,
         profile: Profile | None = None,
         prefix_caching: bool = True,
+        speculation: Speculation | None = None,
     ) -> "Engine":
         """`profile`: with the limits of this machine; default: the one that the engine was built
         for."""
@@ -158,6 +165,7 @@ class Engine:
             eos_token_ids=config.eos_token_ids,
             tokenizer=Tokenizer.from_file(str(directory.path / "tokenizer.json")),
             prefix_caching=prefix_caching,
+            speculator=Speculator(speculation) if speculation else None,
         )
 
     @property
@@ -193,16 +201,30 @@ class Engine:
         """Compute one step for what is queued and running.
 
         Where the device allows it, the deltas are those of the step before: this one is computed
-        while the host looks at them.
+        while the host looks at them. Not so where the tokens are guessed: what comes after them
+        depends on which were right.
         """
+        if self._in_flight is not None and self._scheduler.awaits_tokens():
+            in_flight, self._in_flight = self._in_flight, None
+            return self._take(in_flight)
         plan = self._scheduler.schedule()
+        if self._in_flight is None:
+            self._began = time.perf_counter()
         launched = None if plan is None else (plan, self._runner.launch(plan))
-        if self._runner.lookahead:
+        waits = self._in_flight is None and plan is not None and plan.num_drafted > 0
+        if self._runner.lookahead and not waits:
             launched, self._in_flight = self._in_flight, launched
-        if launched is None:
-            return []
+        return [] if launched is None else self._take(launched)
+
+    def _take(self, launched: tuple[StepPlan, Callable[[], StepOutput]]) -> list[Delta]:
+        """Wait for a step. It took as long as since the one before, or since its launch."""
         plan, result = launched
-        return self._scheduler.update(plan, result())
+        output = result()
+        ended = time.perf_counter()
+        if self._speculator is not None and plan.is_decode:
+            self._speculator.observe(plan.num_tokens, ended - self._began)
+        self._began = ended
+        return self._scheduler.update(plan, output)
 
     def generate(
         self,

@@ -17,6 +17,7 @@ from nimlite.engine.device_sampler import DeviceSampler
 from nimlite.engine.engine import Engine, kv_layout
 from nimlite.engine.evaluate import Evaluation
 from nimlite.engine.request import SamplingParams
+from nimlite.engine.speculation import Speculation, Speculator
 from nimlite.errors import SettingError
 from nimlite.kernels.base import Batch, Forward, KVLayout, Step
 from nimlite.kernels.torch_kernels import used_part
@@ -94,7 +95,12 @@ class GpuBackend:
         return Evaluation(dense(decoder), kernels, _NUM_DECODED)
 
     def open(
-        self, directory: EngineDirectory, progress: Progress, *, prefix_caching: bool = True
+        self,
+        directory: EngineDirectory,
+        progress: Progress,
+        *,
+        prefix_caching: bool = True,
+        speculation: Speculation | None = None,
     ) -> Engine:
         """Raises ChecksumError for damaged weights, SettingError where the memory that they leave
         does not hold one request of full length."""
@@ -123,6 +129,7 @@ class GpuBackend:
             eos_token_ids=config.eos_token_ids,
             tokenizer=Tokenizer.from_file(str(directory.path / "tokenizer.json")),
             prefix_caching=prefix_caching,
+            speculation=speculation,
         )
 
     @property
@@ -248,6 +255,7 @@ def gpu_engine(
     eos_token_ids: Sequence[int] = (),
     tokenizer: Tokenizer | None = None,
     prefix_caching: bool = True,
+    speculation: Speculation | None = None,
 ) -> Engine:
     """`kernels` None: chosen now, and not kept. `dense`: as `Engine` takes it.
     `memory_bytes`: what the engine may take in all.
@@ -268,6 +276,7 @@ def gpu_engine(
             eos_token_ids=eos_token_ids,
             tokenizer=tokenizer,
             prefix_caching=prefix_caching,
+            speculator=Speculator(speculation) if speculation else None,
             sampler=DeviceSampler(profile.max_batch_size, device),
             dense=dense,
         )

@@ -29,6 +29,9 @@ class ScheduledChunk(NamedTuple):
     `min_tokens` the sampler masks `sequence.stop_token_ids`."""
     block_table: list[int]
     """The sequence's own list, not a copy: read it up to the chunk's end, later steps append."""
+    drafts: tuple[int, ...] = ()
+    """Guessed tokens at the chunk's end, of a decode whose own token is known to the host. Each has
+    logits, and what is sampled there counts where all guesses before it were right."""
 
 
 class BlockCopy(NamedTuple):
@@ -52,9 +55,17 @@ class StepPlan:
     """No target is a source or another's target, so they may run in any order or at once."""
     num_tokens: int
 
+    num_drafted: int = 0
+    """Of these, guesses."""
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether it holds nothing but decodes and their drafts."""
+        return self.num_tokens == len(self.chunks) + self.num_drafted
+
 
 class SampledToken(NamedTuple):
-    """The token sampled after one chunk with `samples`."""
+    """One token sampled after a chunk with `samples`."""
 
     token_id: int
     logprob: Logprob | None = None
@@ -64,9 +75,10 @@ class SampledToken(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """One entry a chunk of the plan, in its order; None where the chunk samples nothing."""
+    """One entry a chunk of the plan, in its order: nothing, or a token; after a chunk with drafts
+    a token for each that was right, and the one that came instead of the next."""
 
-    sampled: tuple[SampledToken | None, ...]
+    sampled: tuple[tuple[SampledToken, ...], ...]
     prompt_logprobs: tuple[tuple[Logprob, ...], ...]
     """One entry a chunk: the log-probabilities of the tokens at positions start + 1 … start +
     num_tokens that belong to the prompt (empty where not asked for)."""

@@ -111,6 +111,8 @@ class Request:
     """Prefix-cache blocks are shared only between requests of equal salt."""
     grammar: Grammar | None = None
     """The output ends where the grammar does, whatever `min_tokens` and `ignore_eos` say."""
+    num_speculative_tokens: int | None = None
+    """Tokens that a step may draft for it at most; None: as the engine is set, 0: none."""
     num_written: int = 0
     """So many of the prompt's last tokens are outputs, of which the grammar is to know: the request
     goes on with another one's answer."""
@@ -165,5 +167,9 @@ class EngineStats:
     num_steps: int = 0
     num_prompt_tokens: int = 0
     num_generated_tokens: int = 0
+    num_drafted_tokens: int = 0
+    """Guessed by speculative decoding, and computed."""
+    num_accepted_tokens: int = 0
+    """Of these, the ones that were sampled then."""
     num_restarts: int = 0
     """Of an engine that ended and was started again."""

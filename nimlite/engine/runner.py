@@ -1,7 +1,8 @@
 """One step on the device: fill the buffers, run the captured forward, sample."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -10,6 +11,7 @@ from nimlite.engine.plan import BlockCopy, SampledToken, ScheduledChunk, StepOut
 from nimlite.engine.request import Logprob
 from nimlite.engine.sampler import Sampler, SamplingRow, logprob_of
 from nimlite.engine.sequence import Sequence as RequestSequence
+from nimlite.engine.speculation import accepted
 from nimlite.engine.token_masks import TokenMasks
 from nimlite.kernels.base import Kernels, KVLayout
 from nimlite.layers.model import Model
@@ -58,14 +60,20 @@ class Runner:
             prompt_logprobs.append(_prompt_logprobs(chunk, logits_RV, num_rows))
             num_rows += chunk.num_logit_rows
             if chunk.samples:
-                last_rows.append(num_rows - 1)
+                last_rows += range(num_rows - 1 - len(chunk.drafts), num_rows)
         if len(last_rows) < num_rows:
             logits_RV = logits_RV[last_rows]
         sampling = [chunk for chunk in plan.chunks if chunk.samples]
-        rows = [_row(chunk, self._sampled_rows) for chunk in sampling]
+        rows: list[SamplingRow] = []
+        first_rows: dict[RequestSequence, int] = {}
+        for chunk in sampling:
+            first_rows[chunk.sequence] = len(rows)
+            rows.append(_row(chunk, self._sampled_rows))
+            if chunk.drafts:
+                rows += _guessing_rows(chunk, rows[-1])
         # While the device computes: this waits for the tokens of the step before, not of this one.
         mask = self._masks.fill(sampling, self._pending_token)
-        self._sampled_rows = {chunk.sequence: row for row, chunk in enumerate(sampling)}
+        self._sampled_rows = first_rows
         sampled = functools.cache(self._sampler.launch(logits_RV, rows, mask))
         self._sampled = sampled
         errors = {} if mask is None else mask.errors
@@ -76,7 +84,7 @@ class Runner:
                 found = [t._replace(error=errors.get(row)) for row, t in enumerate(found)]
             tokens = iter(found)
             return StepOutput(
-                tuple(next(tokens) if chunk.samples else None for chunk in plan.chunks),
+                tuple(_sampled_after(chunk, tokens) for chunk in plan.chunks),
                 tuple(prompt_logprobs),
             )
 
@@ -90,6 +98,17 @@ class Runner:
         if copies:
             targets = [copy.target for copy in copies]
             self._kv[:, :, targets] = self._kv[:, :, [copy.source for copy in copies]]
+
+
+def _sampled_after(
+    chunk: ScheduledChunk, tokens: Iterator[SampledToken]
+) -> tuple[SampledToken, ...]:
+    """Of the step's tokens, the chunk's, as far as they count."""
+    if not chunk.samples:
+        return ()
+    if not chunk.drafts:
+        return (next(tokens),)
+    return accepted(chunk.drafts, list(itertools.islice(tokens, 1 + len(chunk.drafts))))
 
 
 def _row(chunk: ScheduledChunk, sampled_rows: Mapping[RequestSequence, int]) -> SamplingRow:
@@ -106,8 +125,21 @@ def _row(chunk: ScheduledChunk, sampled_rows: Mapping[RequestSequence, int]) -> 
         num_prompt_tokens=sequence.num_prompt_tokens,
         suppressed=sorted(sequence.stop_token_ids) if is_suppressed else (),
         pending_row=sampled_rows[sequence] if is_pending else None,
-        sequence=sequence,
+        sequence=None if chunk.drafts else sequence,
     )
+
+
+def _guessing_rows(chunk: ScheduledChunk, first: SamplingRow) -> Iterator[SamplingRow]:
+    """One behind each draft, where the drafts up to it count as sampled."""
+    for count, guess in enumerate(chunk.drafts, start=1):
+        output_index = first.output_index + count
+        is_suppressed = output_index < first.params.min_tokens
+        yield first._replace(
+            output_index=output_index,
+            token_ids=[*first.token_ids, *chunk.drafts[:count]],
+            suppressed=first.suppressed if is_suppressed else (),
+            guess=guess,
+        )
 
 
 def _prompt_logprobs(

@@ -18,6 +18,8 @@ from nimlite.engine.request import Logprob, SamplingParams
 from nimlite.engine.token_masks import TokenMask
 from nimlite.kernels.base import Counts
 
+_NOT_SAMPLED = SampledToken(-1)
+"""Behind a guess that was wrong."""
 _CANDIDATES = 256
 """Most likely tokens looked at first for top-p and top-k: sorting the whole vocabulary costs
 milliseconds."""
@@ -40,6 +42,8 @@ class SamplingRow(NamedTuple):
     pending_row: int | None = None
     """Where the last token is still on the device: its row in the output of the step before."""
 
+    guess: int | None = None
+    """A drafted token that it stands behind: it counts where the row before chose that one."""
     sequence: object = None
     """Whose it is, for a sampler that remembers what a sequence has seen."""
 
@@ -94,8 +98,11 @@ def sample(
     """Choose one token a row. The logits (fp32) are left as they were."""
     greedy = logits_RV.argmax(dim=-1).tolist()
     allowed = {} if mask is None else dict(zip(mask.rows, mask.bits_GW, strict=True))
-    tokens = []
+    tokens: list[SampledToken] = []
     for i, row in enumerate(rows):
+        if row.guess is not None and row.guess != tokens[-1].token_id:
+            tokens.append(_NOT_SAMPLED)
+            continue
         logits_V = adjust(logits_RV[i], row) if row.is_adjusted else logits_RV[i]
         if i in allowed:
             token_id = _choose_among(logits_V, allowed[i], row)

@@ -16,11 +16,13 @@ from operator import attrgetter
 
 from nimlite.engine.accounts import Accounts
 from nimlite.engine.block_pool import BlockPool
+from nimlite.engine.drafting import Drafting
 from nimlite.engine.limits import RequestLimits
 from nimlite.engine.plan import BlockCopy, SampledToken, ScheduledChunk, StepOutput, StepPlan
 from nimlite.engine.prefix_cache import PrefixCache
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Request
 from nimlite.engine.sequence import Sequence, SequenceStatus
+from nimlite.engine.speculation import Speculator
 from nimlite.engine.waiting_queue import WaitingQueue
 
 
@@ -45,6 +47,7 @@ class _Step:
 
     budget: int
     logit_budget: int
+    num_drafted: int = 0
     chunks: list[ScheduledChunk] = field(default_factory=list)
     copies: list[BlockCopy] = field(default_factory=list)
 
@@ -58,9 +61,18 @@ class Scheduler:
     lowest rank always makes progress.
     """
 
-    def __init__(self, config: SchedulerConfig, pool: BlockPool, cache: PrefixCache) -> None:
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        pool: BlockPool,
+        cache: PrefixCache,
+        speculator: Speculator | None = None,
+    ) -> None:
         self.config = config
         self._pool = pool
+        self._drafting = Drafting(
+            pool, speculator, min(config.max_num_seqs, config.max_num_tokens // 2)
+        )
         self._cache = cache
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []  # by rank
@@ -108,6 +120,12 @@ class Scheduler:
             self._finish(sequence)
             self._drop_finished()
 
+    def awaits_tokens(self) -> bool:
+        """Whether guesses can only be made once the step in flight has been taken in, and are worth
+        to wait for it."""
+        room = self._drafting.room(len(self._running), len(self._sequences))
+        return room > 0 and self._drafting.promises(self._running)
+
     def schedule(self) -> StepPlan | None:
         """Plan the next step, or None where there is nothing to compute now."""
         self._make_room()
@@ -124,6 +142,7 @@ class Scheduler:
             chunks=tuple(step.chunks),
             copies=tuple(step.copies),
             num_tokens=self.config.max_num_tokens - step.budget,
+            num_drafted=step.num_drafted,
         )
 
     def update(self, plan: StepPlan, output: StepOutput) -> list[Delta]:
@@ -134,19 +153,30 @@ class Scheduler:
             plan.chunks, output.sampled, output.prompt_logprobs, strict=True
         ):
             sequence = chunk.sequence
+            self._drafting.count(len(chunk.drafts), len(sampled))
             if sequence.status is SequenceStatus.FINISHED:
                 continue
-            first, last = chunk.start // block_size, (chunk.start + chunk.num_tokens) // block_size
-            # Not the chunk's table any more: it was preempted, and the blocks may be another's.
-            if first < last and sequence.block_table is chunk.block_table:
-                self._cache.register(sequence, first, last)
             if logprobs:  # after a preemption some are known already
                 known = len(sequence.prompt_logprobs) - chunk.start
                 assert known >= 0, f"prompt log-probabilities before {chunk.start} are missing"
                 sequence.prompt_logprobs.extend(logprobs[known:])
+            num_computed = chunk.num_tokens
             if chunk.samples:
-                assert sampled is not None, f"no token was sampled for {sequence}"
-                deltas.append(self._append(sequence, sampled))
+                assert sampled, f"no token was sampled for {sequence}"
+                delta = self._append(sequence, sampled)
+                deltas.append(delta)
+                if chunk.drafts:
+                    num_computed = max(1, len(delta.token_ids))
+            # Not the chunk's table any more: it was preempted, and the blocks may be another's.
+            if sequence.block_table is chunk.block_table:
+                end = chunk.start + num_computed
+                first, last = chunk.start // block_size, end // block_size
+                if first < last:
+                    self._cache.register(sequence, first, last)
+                if chunk.drafts:
+                    self._drafting.roll_back(sequence, end)
+            if chunk.samples and delta.finish_reason:
+                self._finish(sequence)
         if any(delta.finish_reason for delta in deltas):
             self._drop_finished()
         return deltas
@@ -164,6 +194,8 @@ class Scheduler:
             num_steps=self._num_steps,
             num_prompt_tokens=self._num_prompt_tokens,
             num_generated_tokens=self._num_generated_tokens,
+            num_drafted_tokens=self._drafting.num_drafted,
+            num_accepted_tokens=self._drafting.num_accepted,
         )
 
     def check_integrity(self) -> None:
@@ -198,6 +230,7 @@ class Scheduler:
         that have more. This is the hot loop: once a sequence and step."""
         prefills: list[Sequence] = []
         block_size, budget, add = self._pool.block_size, step.budget, step.chunks.append
+        draft_room = self._drafting.room(len(self._running), len(self._sequences))
         for sequence in self._running:  # preemption may shorten it from the end meanwhile
             position, table = sequence.num_computed_tokens, sequence.block_table
             num_pending = sequence.num_pending
@@ -205,15 +238,28 @@ class Scheduler:
             if num_tokens - position > 1:
                 prefills.append(sequence)
                 continue
-            if num_pending and num_tokens >= sequence.max_num_tokens:
-                continue  # its last token is being sampled
+            if num_pending and (num_tokens >= sequence.max_num_tokens or sequence.num_drafted):
+                continue  # its last token is being sampled, or nobody knows how many
             if not budget:
                 break
             if position == len(table) * block_size and not self._grow(sequence):
                 continue
             budget -= 1
             output_index = num_tokens - sequence.num_prompt_tokens
-            add(ScheduledChunk(sequence, position, 1, 1, True, output_index, table))
+            drafts: tuple[int, ...] = ()
+            if draft_room and not num_pending:
+                drafts = self._drafting.draft(
+                    sequence, len(self._running), len(step.chunks) + step.num_drafted, draft_room
+                )
+                draft_room -= len(drafts)
+                budget -= len(drafts)
+                step.num_drafted += len(drafts)
+            num_rows = 1 + len(drafts)
+            add(
+                ScheduledChunk(
+                    sequence, position, num_rows, num_rows, True, output_index, table, drafts
+                )
+            )
             sequence.num_computed_tokens = num_tokens
             sequence.num_pending = num_pending + 1
         step.budget = budget
@@ -271,7 +317,7 @@ class Scheduler:
     def _admit(self, step: _Step) -> None:
         """Start waiting sequences, each in its turn. One that does not fit holds up those behind
         it: were it passed by, smaller ones could keep it out for ever."""
-        while step.budget and len(self._running) < self.config.max_num_seqs:
+        while step.budget and len(self._running) + step.num_drafted < self.config.max_num_seqs:
             sequence = self._waiting.head()
             # A token still being sampled for a preempted sequence is not known to recompute with.
             if sequence is None or sequence.num_pending or not self._place(sequence, step):
@@ -329,30 +375,14 @@ class Scheduler:
         blocks = self._cache.match(sequence)
         return blocks, len(blocks) * block_size
 
-    def _append(self, sequence: Sequence, sampled: SampledToken) -> Delta:
-        """Take in a sampled token and say what the client gets to see of it."""
-        token_id, logprob, error = sampled
-        if error is not None:
-            self._finish(sequence)
-            return Delta(sequence.request.id, finish_reason=FinishReason.REFUSED, error=error)
+    def _append(self, sequence: Sequence, sampled: tuple[SampledToken, ...]) -> Delta:
         is_first = len(sequence.token_ids) == sequence.num_prompt_tokens
-        is_wanted = sequence.request.params.max_tokens > 0
-        reason = sequence.append(token_id)
-        self._num_generated_tokens += is_wanted
-        sequence.account.charge(1)
-        if is_first:
+        delta = sequence.take(sampled)
+        self._num_generated_tokens += len(delta.token_ids)
+        sequence.account.charge(len(delta.token_ids))
+        if is_first and delta.finish_reason is not FinishReason.REFUSED:
             self._waiting.prompt_computed(sequence)
-        if reason is not None:
-            self._finish(sequence)
-        return Delta(
-            request_id=sequence.request.id,
-            token_ids=(token_id,) if is_wanted else (),
-            logprobs=(logprob,) if logprob is not None and is_wanted else (),
-            prompt_logprobs=sequence.all_prompt_logprobs() if is_first else (),
-            finish_reason=reason,
-            stop_token_id=token_id if reason is FinishReason.STOP else None,
-            num_cached_tokens=sequence.num_cached_tokens if is_first else 0,
-        )
+        return delta
 
     def _finish(self, sequence: Sequence) -> None:
         self._waiting.leave(sequence)

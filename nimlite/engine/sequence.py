@@ -1,9 +1,14 @@
 """One request's state inside the engine."""
 
 import enum
+from typing import TYPE_CHECKING
 
 from nimlite.engine.accounts import Account
-from nimlite.engine.request import FinishReason, Logprob, Request
+from nimlite.engine.request import Delta, FinishReason, Logprob, Request
+
+if TYPE_CHECKING:
+    from nimlite.engine.plan import SampledToken
+    from nimlite.engine.speculation import Drafts
 
 PRIORITY_SPAN = 1024
 """How many later arrivals one level of priority outweighs: finite, so that nobody waits for ever
@@ -37,11 +42,13 @@ class Sequence:
         "account",
         "block_hashes",
         "block_table",
+        "drafts",
         "end_token_ids",
         "followers",
         "max_num_tokens",
         "num_cached_tokens",
         "num_computed_tokens",
+        "num_drafted",
         "num_pending",
         "num_preemptions",
         "num_prompt_tokens",
@@ -77,6 +84,10 @@ class Sequence:
         """Tokens whose keys and values lie in the pool once every scheduled step has run."""
         self.num_pending = 0
         """Tokens that steps in flight are sampling: on the device, not yet in `token_ids`."""
+        self.num_drafted = 0
+        """Guessed tokens behind them that a step in flight computes: they may turn out wrong."""
+        self.drafts: Drafts | None = None
+        """The speculator's memory of it."""
         self.block_table: list[int] = []
         """Only ever appended to, or replaced by a new list: what a plan saw of it stays true."""
         self.block_hashes: list[bytes] = []
@@ -120,15 +131,38 @@ class Sequence:
             return ()
         return (None, *self.prompt_logprobs)
 
-    def append(self, token_id: int) -> FinishReason | None:
-        """A pending token has arrived: does it end the sequence, and why?
+    def take(self, sampled: "tuple[SampledToken, ...]") -> Delta:
+        """What a step sampled, and what the client gets to see of it: nothing behind the end.
 
         With `max_tokens` 0 only the prompt was wanted, and the token is dropped. The context length
         needs no rule: the scheduler has checked `max_tokens` against it.
         """
         self.num_pending -= 1
-        if not self.request.params.max_tokens:
-            return FinishReason.LENGTH
+        self.num_drafted = 0
+        if sampled[0].error is not None:
+            refused = FinishReason.REFUSED
+            return Delta(self.request.id, finish_reason=refused, error=sampled[0].error)
+        is_first = len(self.token_ids) == self.num_prompt_tokens
+        is_wanted = self.request.params.max_tokens > 0
+        taken: list[SampledToken] = []
+        reason = None if is_wanted else FinishReason.LENGTH
+        for token in sampled:
+            if reason is not None or token.error is not None:
+                break  # an error behind a guess comes up again in the next step
+            reason = self._append(token.token_id)
+            taken.append(token)
+        return Delta(
+            request_id=self.request.id,
+            token_ids=tuple([token.token_id for token in taken]),
+            logprobs=tuple([token.logprob for token in taken if token.logprob is not None]),
+            prompt_logprobs=self.all_prompt_logprobs() if is_first else (),
+            finish_reason=reason,
+            stop_token_id=self.token_ids[-1] if reason is FinishReason.STOP else None,
+            num_cached_tokens=self.num_cached_tokens if is_first else 0,
+        )
+
+    def _append(self, token_id: int) -> FinishReason | None:
+        """Does it end the sequence, and why?"""
         num_outputs = len(self.token_ids) - self.num_prompt_tokens
         self.token_ids.append(token_id)
         if token_id in self.stop_token_ids and num_outputs >= self.request.params.min_tokens:

@@ -5,6 +5,7 @@ and one that comes back after a preemption, without a matcher, is matched anew f
 output.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from llguidance import LLMatcher
 from nimlite.engine.grammar import GrammarCompiler, fault
 from nimlite.engine.plan import ScheduledChunk
 from nimlite.engine.sequence import Sequence as RequestSequence
+
+_ALL = 0xFFFFFFFF
+"""A word that lets every token pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,27 +52,32 @@ class TokenMasks:
         chunks: Sequence[ScheduledChunk],
         pending: Callable[[RequestSequence], int],
     ) -> TokenMask | None:
-        """The mask of a step that samples after each of `chunks`, None without a grammar.
+        """The mask of a step that samples after each of `chunks` and behind each of their drafts,
+        None without a grammar.
 
         `pending`: the output that the step before sampled for a sequence and that it does not know
         of yet; only then it is called.
         """
-        rows = tuple(i for i, c in enumerate(chunks) if c.sequence.request.grammar is not None)
-        if not rows:
+        first_rows = itertools.accumulate((1 + len(c.drafts) for c in chunks), initial=0)
+        constrained = [
+            (row, chunk)
+            for row, chunk in zip(first_rows, chunks, strict=False)
+            if chunk.sequence.request.grammar is not None
+        ]
+        if not constrained:
             self._matched = {}
             return None
-        self._matched = {chunks[row].sequence: self._advanced(chunks[row], pending) for row in rows}
-        bits_GW = np.zeros((len(rows), -(-self._compiler.vocab_size // 32)), np.uint32)
-        errors = {}
-        for bits_W, row in zip(bits_GW, rows, strict=True):
-            matcher = self._matched[chunks[row].sequence].matcher
-            matcher.unsafe_compute_mask_ptr(bits_W.ctypes.data, bits_W.nbytes)
-            if matcher.is_error():
-                errors[row] = f"The grammar can't be followed any further: {fault(matcher)}."
-                bits_W[:] = 0xFFFFFFFF
-            else:
-                _forbid(bits_W, _unwanted(chunks[row]))
-        return TokenMask(rows=rows, bits_GW=bits_GW, errors=errors)
+        self._matched = {chunk.sequence: self._advanced(chunk, pending) for _, chunk in constrained}
+        rows = [row + i for row, chunk in constrained for i in range(1 + len(chunk.drafts))]
+        bits_GW = np.full((len(rows), -(-self._compiler.vocab_size // 32)), _ALL, np.uint32)
+        errors: dict[int, str] = {}
+        written = iter(zip(bits_GW, rows, strict=True))
+        for _, chunk in constrained:
+            own = itertools.islice(written, 1 + len(chunk.drafts))
+            matcher = self._matched[chunk.sequence].matcher
+            if not _write(chunk, matcher, list(own), errors):
+                del self._matched[chunk.sequence]  # it is matched anew
+        return TokenMask(rows=tuple(rows), bits_GW=bits_GW, errors=errors)
 
     def _advanced(
         self, chunk: ScheduledChunk, pending: Callable[[RequestSequence], int]
@@ -90,11 +99,33 @@ class TokenMasks:
         return matched
 
 
-def _unwanted(chunk: ScheduledChunk) -> frozenset[int]:
+def _write(
+    chunk: ScheduledChunk,
+    matcher: LLMatcher,
+    rows: Sequence[tuple[np.ndarray, int]],
+    errors: dict[int, str],
+) -> bool:
+    """The bits of the chunk's rows, as far as the grammar lets its drafts pass: what is behind one
+    that can't be sampled does not count. Whether the matcher is as it was."""
+    num_passed = 0
+    for count, (bits_W, row) in enumerate(rows):
+        if count and not matcher.try_consume_tokens([chunk.drafts[count - 1]]):
+            break
+        num_passed = count
+        matcher.unsafe_compute_mask_ptr(bits_W.ctypes.data, bits_W.nbytes)
+        if matcher.is_error():
+            errors[row] = f"The grammar can't be followed any further: {fault(matcher)}."
+            bits_W[:] = _ALL
+            break
+        _forbid(bits_W, _unwanted(chunk.sequence, chunk.output_index + count))
+    return not num_passed or matcher.rollback(num_passed)
+
+
+def _unwanted(sequence: RequestSequence, output_index: int) -> frozenset[int]:
     """Tokens that the parameters forbid where the grammar leaves a choice."""
-    sequence, params = chunk.sequence, chunk.sequence.request.params
+    params = sequence.request.params
     ends = sequence.end_token_ids if params.ignore_eos else frozenset[int]()
-    return ends | sequence.stop_token_ids if chunk.output_index < params.min_tokens else ends
+    return ends | sequence.stop_token_ids if output_index < params.min_tokens else ends
 
 
 def _forbid(bits_W: np.ndarray, token_ids: frozenset[int]) -> None:

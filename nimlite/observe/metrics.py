@@ -112,6 +112,16 @@ class _EngineCollector(Collector):
             "prefix_cache_queries", "Prompt tokens looked up.", stats.num_prefix_queries
         )
         yield self._counter("prefix_cache_hits", "Prompt tokens found.", stats.num_prefix_hits)
+        yield self._counter(
+            "spec_decode_num_draft_tokens",
+            "Tokens that speculative decoding guessed.",
+            stats.num_drafted_tokens,
+        )
+        yield self._counter(
+            "spec_decode_num_accepted_tokens",
+            "Of these, the ones that were right.",
+            stats.num_accepted_tokens,
+        )
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(name, text, labels=("model_name",))

@@ -35,6 +35,7 @@ class Job:
     echo: bool = False
     priority: int = 0
     cache_salt: str = ""
+    num_speculative_tokens: int | None = None
 
 
 class Generation:
@@ -112,6 +113,7 @@ class Generation:
                 group=f"{job.id}-{prompt_index}" if job.n > 1 else None,
                 cache_salt=job.cache_salt,
                 grammar=job.grammar,
+                num_speculative_tokens=job.num_speculative_tokens,
             )
         )
 

@@ -55,6 +55,7 @@ def build_job(
         echo=echo,
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
+        num_speculative_tokens=body.num_speculative_tokens,
     )
 
 

@@ -88,6 +88,9 @@ class GenerationBody(StructuredBody):
     cache_salt: Annotated[str, Field(max_length=256)] | None = None
     """The prefix cache is shared only between requests of equal salt."""
 
+    num_speculative_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Tokens guessed in a step at most, 0: none. Unset: as the server is set."""
+
     user: str | None = None
     """Without effect, as are the next ones."""
     metadata: dict[str, str] | None = None

@@ -151,6 +151,12 @@ class Settings:
     reasoning_parser: Annotated[ReasoningParserName | None, Group.SERVER] = None
     """How the model marks its thoughts: think (`<think>`), brackets (`[THINK]`) or none. Unset:
     as its chat template says."""
+    specdec_enable: Annotated[bool, Group.SERVER] = False
+    """Guess tokens from what came before in the text and check them together: faster where answers
+    repeat parts of their prompts, and the answers stay the same."""
+    num_speculative_tokens: Annotated[Count, Group.SERVER] = 8
+    """Tokens that it guesses for one sequence in a step, at most; fewer where more would not
+    pay."""
     cache_path: Annotated[FilePath, Group.GENERAL] = field(default_factory=default_cache_path)
     """Directory of downloads and built engines."""
     cache_max_bytes: Annotated[Bytes | None, Group.GENERAL] = None

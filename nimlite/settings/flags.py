@@ -25,6 +25,7 @@ _ALSO = {
     "ssl_key_path": ("--ssl-keyfile",),
     "ssl_certs_path": ("--ssl-certfile",),
     "ssl_ca_certs_path": ("--ssl-ca-certs",),
+    "specdec_enable": ("--speculative",),
     "config_file": ("--config-file",),
 }
 """Other spellings, as NIM's commands, vLLM and TensorRT-LLM have them."""

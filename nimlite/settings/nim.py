@@ -121,7 +121,10 @@ _TABLE: dict[str, Meaning] = {
     "NIM_USE_SGLANG NIM_USE_TRTLLM_LEGACY_BACKEND": NoEffect("there is one engine", _OFF),
     "NIM_FORCE_DETERMINISTIC": NotYet("give a request temperature 0, or a seed"),
     "NIM_PASSTHROUGH_ARGS": Elsewhere("nimlite as further flags, which beat the other variables"),
-    "NIM_DRAFT_MODEL_PATH NIM_SPECDEC_*": NotYet("there is no speculative decoding"),
+    "NIM_DRAFT_MODEL_PATH NIM_SPECDEC_*": NotYet(
+        "speculative decoding guesses from the text itself: NIM_SPECDEC_ENABLE=1 switches it on, "
+        "NIM_NUM_SPECULATIVE_TOKENS says how far it looks ahead"
+    ),
     "NIM_CAPTURE_ENABLE NIM_CAPTURE_ARGS": NotYet("requests are not captured"),
     # LoRA
     "NIM_PEFT_SOURCE NIM_PEFT_REFRESH_INTERVAL NIM_PEFT_API_TIMEOUT_SECS NIM_MAX_GPU_LORAS "
@@ -203,6 +206,8 @@ def notices(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _meaning(variable: str) -> Meaning | None:
+    if variable in (v for name in FIELDS for v in variables(name)):
+        return None
     patterns = (p for p in MEANINGS if fnmatch.fnmatchcase(variable, p))
     return MEANINGS.get(next(patterns, ""))
 

@@ -79,8 +79,9 @@ class FakeRunner:
         assert 0 < plan.num_tokens <= self.config.max_num_tokens
         assert plan.num_tokens == sum(chunk.num_tokens for chunk in plan.chunks)
         assert len({chunk.sequence for chunk in plan.chunks}) == len(plan.chunks)
-        assert len(plan.chunks) <= self.config.max_num_seqs
-        rows = sum(c.num_logit_rows - c.samples for c in plan.chunks)
+        drafted = sum(len(chunk.drafts) for chunk in plan.chunks)
+        assert len(plan.chunks) + drafted <= self.config.max_num_seqs
+        rows = sum(c.num_logit_rows - c.samples - len(c.drafts) for c in plan.chunks)
         assert rows <= self.config.max_logit_rows
 
     def _copy_blocks(self, plan: StepPlan) -> None:
@@ -96,7 +97,7 @@ class FakeRunner:
     def _tokens(self, chunk: ScheduledChunk) -> list[int]:
         """The sequence's tokens up to the chunk's end; the last may be known to the device only."""
         end = chunk.start + chunk.num_tokens
-        tokens = chunk.sequence.token_ids[:end]
+        tokens = chunk.sequence.token_ids[: end - len(chunk.drafts)] + list(chunk.drafts)
         if len(tokens) < end:
             assert chunk.num_tokens == 1
             tokens.append(self._sampled[chunk.sequence, end - 1])
@@ -118,7 +119,7 @@ class FakeRunner:
 
     def _compute(
         self, chunk: ScheduledChunk, history: list[int]
-    ) -> tuple[SampledToken | None, tuple[Logprob, ...]]:
+    ) -> tuple[tuple[SampledToken, ...], tuple[Logprob, ...]]:
         request, end = chunk.sequence.request, chunk.start + chunk.num_tokens
         for position in range(end):
             assert self.kv[self._slot(chunk, position)] == history[position], (
@@ -130,12 +131,41 @@ class FakeRunner:
             pairs = zip(history[chunk.start :], following, strict=False)
             logprobs = tuple(prompt_logprob(*pair) for pair in pairs)
         if not chunk.samples:
-            return None, logprobs
+            return (), logprobs
         assert chunk.num_logit_rows >= 1
-        token = next_token(history[-1], request, chunk.output_index)
-        assert chunk.output_index == end - len(request.prompt_token_ids)
-        self._sampled[chunk.sequence, end] = token
-        return SampledToken(token), logprobs
+        known = end - len(chunk.drafts)
+        assert chunk.output_index == known - len(request.prompt_token_ids)
+        tokens = []
+        for count, draft in enumerate((*chunk.drafts, None)):
+            token = next_token(history[known + count - 1], request, chunk.output_index + count)
+            tokens.append(SampledToken(token))
+            if token != draft:
+                break
+        if not chunk.drafts:
+            self._sampled[chunk.sequence, end] = tokens[0].token_id
+        return tuple(tokens), logprobs
+
+
+class Oracle:
+    """A speculator that knows what comes, and is right about so many tokens at a time."""
+
+    def __init__(self, rights: list[int]) -> None:
+        self._rights = deque(rights)
+
+    def can_pay(self, num_sequences: int) -> bool:
+        return True
+
+    def draft(self, sequence: Sequence, num_sequences: int, num_rows: int, room: int) -> list[int]:
+        self._rights.rotate(-1)
+        request, tokens, drafts = sequence.request, list(sequence.token_ids), []
+        for count in range(min(room, 4)):
+            output_index = len(tokens) - len(request.prompt_token_ids)
+            token = next_token(histories(tokens)[-1], request, output_index)
+            if count >= self._rights[0]:
+                token = (token + 1) % VOCAB_SIZE
+            tokens.append(token)
+            drafts.append(token)
+        return drafts
 
 
 class Simulation:
@@ -149,13 +179,14 @@ class Simulation:
         depth: int = 0,
         runs_late: bool = False,
         prefix_caching: bool = True,
+        speculator=None,
         **limits,
     ) -> None:
         limits = {"max_num_seqs": 8, "max_num_tokens": 32, "max_model_len": 64, **limits}
         config = SchedulerConfig(eos_token_ids=frozenset({EOS}), **limits)
         self.cache = PrefixCache(block_size, enabled=prefix_caching)
         self.pool = BlockPool(num_blocks, block_size, self.cache)
-        self.scheduler = Scheduler(config, self.pool, self.cache)
+        self.scheduler = Scheduler(config, self.pool, self.cache, speculator)
         self.runner = FakeRunner(config, block_size)
         self.depth = depth
         self.runs_late = runs_late

@@ -431,7 +431,7 @@ def test_a_grammar_ends_its_sequence_whatever_the_parameters_say():
     bound = dataclasses.replace(plain, id="bound", grammar=Grammar(GrammarKind.REGEX, "a"))
     simulation = simulate(plain, bound)
     plan = simulation.scheduler.schedule()
-    output = StepOutput((SampledToken(EOS), SampledToken(EOS)), ((), ()))
+    output = StepOutput(((SampledToken(EOS),), (SampledToken(EOS),)), ((), ()))
     kept, ended = simulation.scheduler.update(plan, output)
     assert (kept.finish_reason, kept.token_ids) == (None, (EOS,))
     assert (ended.finish_reason, ended.stop_token_id) == (FinishReason.STOP, EOS)
@@ -441,7 +441,7 @@ def test_a_grammar_ends_its_sequence_whatever_the_parameters_say():
 def test_a_sequence_without_a_possible_token_is_refused_and_its_followers_go_on():
     simulation = simulate(request("leader", group="g"), request("follower", group="g"))
     plan = simulation.scheduler.schedule()
-    output = StepOutput((SampledToken(3, error="Nothing can follow."),), ((),))
+    output = StepOutput(((SampledToken(3, error="Nothing can follow."),),), ((),))
     [refused] = simulation.scheduler.update(plan, output)
     assert (refused.finish_reason, refused.error) == (FinishReason.REFUSED, "Nothing can follow.")
     assert refused.token_ids == ()

@@ -1,7 +1,7 @@
 """Scheduler, pool and prefix cache under whatever hypothesis thinks of."""
 
 import hypothesis.strategies as st
-from fake_runner import VOCAB_SIZE, Simulation, generate_alone
+from fake_runner import VOCAB_SIZE, Oracle, Simulation, generate_alone
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -42,9 +42,11 @@ class Engine(RuleBasedStateMachine):
         depth=st.integers(0, 1),
         runs_late=st.booleans(),
         prefix_caching=st.booleans(),
+        rights=st.lists(st.integers(0, 4), max_size=3),
     )
-    def start(self, **configuration):
-        self.simulation = Simulation(max_model_len=32, **configuration)
+    def start(self, rights, **configuration):
+        speculator = Oracle(rights) if rights else None
+        self.simulation = Simulation(max_model_len=32, speculator=speculator, **configuration)
         self.requests = {}
         self.num_added = 0
 

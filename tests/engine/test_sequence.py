@@ -1,5 +1,6 @@
 import pytest
 
+from nimlite.engine.plan import SampledToken
 from nimlite.engine.request import FinishReason, Logprob, Request, SamplingParams
 from nimlite.engine.sequence import PRIORITY_SPAN, Sequence
 
@@ -29,14 +30,34 @@ def sequence(*, arrival=0, priority=0, prompt=(5, 6), **params):
 def test_the_last_token_ends_it_and_none_before(params, outputs, reason):
     running = sequence(**params)
     running.num_pending = len(outputs)
-    assert [running.append(token) for token in outputs] == [None] * (len(outputs) - 1) + [reason]
+    deltas = [running.take((SampledToken(token),)) for token in outputs]
+    assert [d.finish_reason for d in deltas] == [None] * (len(outputs) - 1) + [reason]
     assert running.num_pending == 0
+
+
+def test_what_comes_behind_the_end_is_not_taken():
+    running = sequence(logprobs=0)
+    running.num_pending = 1
+    tokens = (4, EOS, 7)
+    delta = running.take(tuple(SampledToken(t, Logprob(t, -1.0, 1, ())) for t in tokens))
+    assert (delta.token_ids, delta.finish_reason) == ((4, EOS), FinishReason.STOP)
+    assert (delta.stop_token_id, len(delta.logprobs)) == (EOS, 2)
+    assert running.token_ids == [5, 6, 4, EOS]
+
+
+def test_an_error_behind_a_guess_waits_for_its_turn():
+    running = sequence()
+    running.num_pending = 2
+    wrong = SampledToken(3, error="Nothing can follow.")
+    assert running.take((SampledToken(4), wrong)).token_ids == (4,)
+    refusal = running.take((wrong,))
+    assert (refusal.finish_reason, refusal.error) == (FinishReason.REFUSED, wrong.error)
 
 
 def test_a_token_that_was_not_wanted_is_dropped():
     scored = sequence(max_tokens=0)
     scored.num_pending = 1
-    scored.append(3)
+    assert scored.take((SampledToken(3),)).token_ids == ()
     assert scored.token_ids == [5, 6]
 
 

@@ -19,6 +19,7 @@ from nimlite.build.weights_file import load_weights
 from nimlite.engine.cpu import CpuBackend
 from nimlite.engine.engine import Engine
 from nimlite.engine.sampler import Sampler
+from nimlite.engine.speculation import Speculator
 from nimlite.kernels.base import Kernels, KVLayout
 from nimlite.kernels.torch_kernels import TorchKernels
 from nimlite.layers.decoder import Decoder
@@ -143,6 +144,7 @@ class Llama:
         prefix_caching: bool = True,
         sampler: Sampler | None = None,
         dense: Callable[[Decoder], Model] | None = None,
+        speculator: Speculator | None = None,
         **limits: int,
     ) -> Engine:
         """`limits`: of the profile, and `num_blocks` of the pool."""
@@ -158,6 +160,7 @@ class Llama:
             prefix_caching=prefix_caching,
             sampler=sampler,
             dense=dense,
+            speculator=speculator,
         )
 
 

@@ -76,6 +76,7 @@ def test_every_sampling_parameter_reaches_the_engine(
             "stop_token_ids": [8],
             "priority": -1,
             "cache_salt": "me",
+            "num_speculative_tokens": 3,
         },
     )
     [request] = engine.requests
@@ -86,6 +87,7 @@ def test_every_sampling_parameter_reaches_the_engine(
     assert (params.max_tokens, params.min_tokens, params.ignore_eos) == (9, 2, True)
     assert params.stop_token_ids == (8,)
     assert (request.priority, request.cache_salt) == (-1, "me")
+    assert request.num_speculative_tokens == 3
 
 
 def test_a_tiny_temperature_and_an_empty_nucleus_are_greedy(

@@ -16,7 +16,7 @@ from nimlite.kernels.cpu.library import Library
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = [
     pytest.param(source, id=f"{name}-{number}")
-    for name in ("api", "structured-output", "tools")
+    for name in ("api", "speculative-decoding", "structured-output", "tools")
     for number, source in enumerate(
         re.findall(r"```python\n(.*?)```", (DOCS / f"{name}.md").read_text(), re.S)
     )

@@ -62,6 +62,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "engine_timeout": st.integers(1, 999),
     "tool_call_parser": st.sampled_from(["hermes", "granite-20b-fc"]),
     "reasoning_parser": st.sampled_from(["think", "none"]),
+    "specdec_enable": st.booleans(),
+    "num_speculative_tokens": st.integers(1, 32),
     "cache_path": st.sampled_from(["/cache", "/a b"]),
     "cache_max_bytes": st.integers(1, 10**12),
     "offline": st.booleans(),
