@@ -156,7 +156,8 @@ def _write_weights(
     were there."""
     if job.converted is None:
         recipe = make_recipe(job, spec, work, progress, target)
-        convert(job.checkpoint, spec, target, job.profile.tp, work, progress, recipe)
+        tp, pp = job.profile.tp, job.profile.pp
+        convert(job.checkpoint, spec, target, tp, work, progress, recipe, pp=pp)
         return recipe
     with progress.task("Copy the weights", None, ""):
         for name in job.converted.config.weights:

@@ -79,7 +79,8 @@ def convert_checkpoint(
             with shown.task("Write the weights", None, ""):
                 write_weights(work / weights_name(0), weights, packing.device)
         else:
-            convert(job.checkpoint, spec, packing, job.profile.tp, work, shown, recipe)
+            tp, pp = job.profile.tp, job.profile.pp
+            convert(job.checkpoint, spec, packing, tp, work, shown, recipe, pp=pp)
         config = replace(config, folded_norms=recipe.folded_norms)
         with shown.task("Seal the checkpoint", None, ""):
             return ConvertedDirectory(work, seal_converted(work, config))

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from nimlite.build.checkpoint import Checkpoint
 from nimlite.build.parts import parts_of, sources_of
 from nimlite.build.recipe import AS_IT_IS, Recipe
+from nimlite.build.sharding import require_shares, shard_sources, take_rounded, take_shard
 from nimlite.build.staging import Staging
 from nimlite.build.target import Packing
 from nimlite.build.weights_file import WeightsWriter, weights_name
@@ -20,6 +22,7 @@ from nimlite.layers.shard import Shard
 from nimlite.models.spec import ModelSpec, Stored, WeightSource
 from nimlite.observe.progress import Progress
 from nimlite.quant.base import PackedWeight
+from nimlite.quant.rounded import RoundedMatrix
 
 _THREADS = 4
 """Each holds a few tensors of the checkpoint on the device."""
@@ -29,31 +32,37 @@ def convert(
     checkpoint: Checkpoint,
     spec: ModelSpec,
     target: Packing,
-    world: int,
+    tp: int,
     directory: Path,
     progress: Progress,
     recipe: Recipe = AS_IT_IS,
+    *,
+    pp: int = 1,
 ) -> None:
-    """Write every rank's weights file into `directory`. One engine tensor is in memory at a time.
+    """Write the weights files of tp * pp ranks into `directory`. One engine tensor is in memory at
+    a time.
 
-    Raises ModelError where the checkpoint lacks a tensor, one has the wrong shape, or the ranks do
-    not divide it.
+    Raises ModelError where the checkpoint lacks a tensor, one has the wrong shape, or the ranks
+    can't share the model.
     """
+    shards = [Shard.of(rank, tp, pp) for rank in range(tp * pp)]
+    require_shares(spec, shards[0])
     sources = _sources(checkpoint, spec)
     staging = Staging()
     with ExitStack() as stack:
+        held = [shard_sources(sources, spec, shard) for shard in shards]
         writers = [
-            stack.enter_context(WeightsWriter(directory / weights_name(rank), len(sources)))
-            for rank in range(world)
+            stack.enter_context(WeightsWriter(directory / weights_name(rank), len(mine)))
+            for rank, mine in enumerate(held)
         ]
         task = stack.enter_context(progress.task("Convert the weights", 4 * spec.num_parameters))
         for name, source in sources.items():
-            parts = _read_parts(checkpoint, name, source, staging, recipe)
-            for rank, writer in enumerate(writers):
-                tensor = take_shard(parts, source, Shard(rank, world))
-                writer.add(name, _engine_tensor(tensor.float(), name, source, target, recipe))
+            whole = _Whole.read(checkpoint, name, source, staging, recipe)
+            for shard, mine, writer in zip(shards, held, writers, strict=True):
+                if name in mine:
+                    writer.add(name, whole.share(shard, target))
             if source.quantize:
-                task.advance(4 * sum(part.numel() for part in parts))
+                task.advance(4 * sum(part.numel() for part in whole.parts))
 
 
 def convert_on_device(
@@ -68,7 +77,8 @@ def convert_on_device(
 
     Raises as `convert` does.
     """
-    sources = _sources(checkpoint, spec)
+    require_shares(spec, shard)
+    sources = shard_sources(_sources(checkpoint, spec), spec, shard)
     mine = threading.local()
 
     def work(item: tuple[str, WeightSource]) -> PackedWeight | torch.Tensor:
@@ -77,9 +87,8 @@ def convert_on_device(
             mine.staging = Staging(target.device)
         staging: Staging = mine.staging
         with staging.on_device():
-            parts = _read_parts(checkpoint, name, source, staging, recipe)
-            whole = take_shard(parts, source, shard)
-            tensor = _engine_tensor(whole, name, source, target, recipe)
+            whole = _Whole.read(checkpoint, name, source, staging, recipe)
+            tensor = whole.share(shard, target)
         staging.wait()
         return tensor
 
@@ -127,41 +136,35 @@ def _read(checkpoint: Checkpoint, stored: Stored, staging: Staging) -> torch.Ten
     return tensor
 
 
-def take_shard(parts: Sequence[torch.Tensor], source: WeightSource, shard: Shard) -> torch.Tensor:
-    """One rank's share of every part, concatenated along the rows.
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """An engine tensor before ranks take their shares."""
 
-    Raises ModelError where the ranks do not divide the units.
-    """
-    if source.shard == "none" or shard.world == 1:
-        return torch.cat(list(parts))
-    dimension = 0 if source.shard == "rows" else 1
-    units = source.units or tuple(part.shape[dimension] for part in parts)
-    shares = []
-    for part, count in zip(parts, units, strict=True):
-        if count % shard.world and shard.world % count:
-            raise ModelError(
-                f"{source.names[0]} has {count} units (heads or rows), which {shard.world} ranks"
-                " do not divide:"
-                " choose a profile with another tensor parallelism."
-            )
-        size = part.shape[dimension] // count
-        first = shard.rank * count // shard.world
-        length = max(1, count // shard.world)
-        shares.append(part.narrow(dimension, first * size, length * size))
-    return torch.cat(shares)
+    name: str
+    source: WeightSource
+    parts: Sequence[torch.Tensor]
+    rounded: RoundedMatrix | None
+    """All parts, where the recipe rounds them."""
 
+    @classmethod
+    def read(
+        cls,
+        checkpoint: Checkpoint,
+        name: str,
+        source: WeightSource,
+        staging: Staging,
+        recipe: Recipe,
+    ) -> "_Whole":
+        parts = [recipe.scaled(name, part) for part in read_parts(checkpoint, source, staging)]
+        rounded = recipe.rounded(name, torch.cat(parts)) if source.quantize else None
+        return cls(name, source, parts, rounded)
 
-def _read_parts(
-    checkpoint: Checkpoint, name: str, source: WeightSource, staging: Staging, recipe: Recipe
-) -> list[torch.Tensor]:
-    return [recipe.scaled(name, part) for part in read_parts(checkpoint, source, staging)]
-
-
-def _engine_tensor(
-    tensor: torch.Tensor, name: str, source: WeightSource, target: Packing, recipe: Recipe
-) -> PackedWeight | torch.Tensor:
-    if not source.quantize:
-        return tensor.float()
-    scheme = target.scheme(name, tensor.shape[1])
-    rounded = recipe.rounded(name, tensor)
-    return scheme.pack(tensor) if rounded is None else scheme.pack_rounded(rounded)
+    def share(self, shard: Shard, target: Packing) -> PackedWeight | torch.Tensor:
+        tensor = take_shard(self.parts, self.source, shard)
+        if not self.source.quantize:
+            return tensor.float()
+        scheme = target.scheme(self.name, tensor.shape[1])
+        if self.rounded is None:
+            return scheme.pack(tensor.float() if tensor.device.type == "cpu" else tensor)
+        rounded = take_rounded(self.rounded, self.parts, self.source, shard)
+        return scheme.pack_rounded(rounded)

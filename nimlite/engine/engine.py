@@ -39,6 +39,7 @@ from nimlite.kernels.select import cpu_kernels
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
 from nimlite.layers.model import Model
+from nimlite.layers.shard import WHOLE, Shard
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import SILENT
 from nimlite.profiles.manifest import Device, Precision, Profile
@@ -299,15 +300,19 @@ class Engine:
         )
 
 
-def kv_layout(spec: ModelSpec, profile: Profile) -> KVLayout:
-    """The pool that the profile's bytes pay for."""
+def kv_layout(spec: ModelSpec, profile: Profile, shard: Shard = WHOLE) -> KVLayout:
+    """The rank's part of the pool that the profile's bytes a device pay for. All ranks have as many
+    blocks as the one whose blocks are largest."""
     assert profile.kv_cache_bytes is not None, "the selection decides the size of the pool"
     dtype = _KV_DTYPES[profile.kv_precision]
-    block_bytes = spec.kv_bytes_per_token(dtype.itemsize) * profile.block_size
+    stages = (Shard(stage=stage, stages=shard.stages) for stage in range(shard.stages))
+    most_layers = max(len(stage.layers(spec.num_layers)) for stage in stages)
+    most_heads = -(-spec.num_kv_heads // shard.world)
+    a_token = 2 * most_layers * most_heads * spec.head_dim * dtype.itemsize
     return KVLayout(
-        num_blocks=int(profile.kv_cache_bytes // block_bytes),
+        num_blocks=int(profile.kv_cache_bytes // (a_token * profile.block_size)),
         block_size=profile.block_size,
-        num_kv_heads=spec.num_kv_heads,
+        num_kv_heads=len(shard.kv_heads(spec.num_kv_heads)),
         head_dim=spec.head_dim,
         dtype=dtype,
     )

@@ -67,7 +67,7 @@ def _steps(model: Model, kernels: Kernels, max_tokens: int) -> Step:
     own = KVLayout(
         num_blocks, layout.block_size, layout.num_kv_heads, layout.head_dim, layout.dtype
     )
-    kv = kernels.allocate_kv(model.spec.num_layers, own)
+    kv = kernels.allocate_kv(model.num_layers, own)
 
     def step(token_ids: Sequence[int], start: int, end: int) -> torch.Tensor:
         batch = _batch(token_ids, (start, end), num_blocks, kv.device)

@@ -304,7 +304,7 @@ def measure_kv_bytes(
     layout = dataclasses.replace(kv_layout(spec, small), num_blocks=profile.max_batch_size)
     decoder = Decoder.load(spec, weights, layout)
     model = dense(decoder) if dense else decoder
-    kv = kernels.allocate_kv(spec.num_layers, layout)
+    kv = kernels.allocate_kv(model.num_layers, layout)
     batch = largest_step(profile, layout, device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

@@ -29,7 +29,7 @@ class Runner:
         sampler: Sampler,
         masks: TokenMasks,
     ) -> None:
-        self._kv = kernels.allocate_kv(model.spec.num_layers, layout)
+        self._kv = kernels.allocate_kv(model.num_layers, layout)
         self._buffers = BatchBuffers(limits, self._kv.device)
         self._sampler = sampler
         self._masks = masks

@@ -8,7 +8,7 @@ Shapes, here and in every kernel:
 Implementations: `torch_kernels.py` (plain torch, right everywhere), `cpu/` (C++), `triton/` (GPUs).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +61,23 @@ class KVLayout:
     dtype: torch.dtype
 
 
+class Ranks(Protocol):
+    """The others that hold parts of the model (parallel/), in the words of the tensors themselves.
+    Each of them makes the same calls in the same order."""
+
+    def sum(self, x: torch.Tensor) -> None:
+        """x of all ranks that share the layer, added up in place."""
+
+    def gather(self, x_RN: torch.Tensor, y_RV: torch.Tensor, sizes: Sequence[int]) -> None:
+        """The columns of those ranks, `sizes` of each, side by side in y of the first one."""
+
+    def send(self, x: torch.Tensor) -> None:
+        """To the rank with the same share of the next stage."""
+
+    def receive(self, x: torch.Tensor) -> None:
+        """From the one of the stage before."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scores:
     """What becomes of the products of queries and keys before their softmax."""
@@ -106,9 +123,10 @@ class Kernels(Protocol):
         weights and the pool must outlive the step."""
 
     def embed(
-        self, weight: PackedWeight, token_ids_T: torch.Tensor, scale: float = 1.0
+        self, weight: PackedWeight, token_ids_T: torch.Tensor, scale: float = 1.0, first: int = 0
     ) -> torch.Tensor:
-        """Rows of the embedding, times `scale`: x_TD, the beginning of a residual stream."""
+        """Rows of the embedding, which begins with token `first`, times `scale`: x_TD, the
+        beginning of a residual stream. Zero for tokens that it does not have."""
 
     def add_positions(
         self, x_TD: torch.Tensor, table_PD: torch.Tensor, positions_T: torch.Tensor
@@ -235,3 +253,16 @@ class Kernels(Protocol):
 
     def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
         """x[rows]: y_RD."""
+
+    def sum_ranks(self, x_TD: torch.Tensor, added: bool = False) -> torch.Tensor:
+        """The sum of all ranks' x, which may be overwritten. `added` as for `linear`."""
+
+    def gather_columns(self, x_RN: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        """y_RV: the columns of all ranks, `sizes` of each, on the first one. On the others nothing
+        that counts."""
+
+    def send_on(self, x_TD: torch.Tensor) -> None:
+        """To the next stage."""
+
+    def take_over(self, token_ids_T: torch.Tensor, num_columns: int) -> torch.Tensor:
+        """x_TD, a residual stream, from the stage before."""

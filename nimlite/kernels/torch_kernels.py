@@ -1,6 +1,6 @@
 """The plain-torch twin: right on every device, and what serves where no C++ compiler is at hand."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 
 from nimlite import quant
-from nimlite.kernels.base import Batch, Counts, Experts, Forward, KVLayout, Scores, Step
+from nimlite.kernels.base import Batch, Counts, Experts, Forward, KVLayout, Ranks, Scores, Step
 from nimlite.quant.base import PackedWeight
 
 ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -27,8 +27,9 @@ class TorchKernels:
     which halves the memory and doubles the speed. Products have the precision of their weight.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device | str = "cpu", ranks: Ranks | None = None) -> None:
         self._device = torch.device(device)
+        self._ranks = ranks
         self._unpacked: WeakKeyDictionary[PackedWeight, torch.Tensor] = WeakKeyDictionary()
 
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
@@ -42,9 +43,12 @@ class TorchKernels:
         return lambda counts: forward(used_part(batch, counts))
 
     def embed(
-        self, weight: PackedWeight, token_ids_T: torch.Tensor, scale: float = 1.0
+        self, weight: PackedWeight, token_ids_T: torch.Tensor, scale: float = 1.0, first: int = 0
     ) -> torch.Tensor:
-        return self._weight(weight)[token_ids_T.long()].float() * scale
+        rows_T = token_ids_T.long() - first
+        is_here_T = (rows_T >= 0) & (rows_T < weight.num_rows)
+        x_TD = self._weight(weight)[rows_T.where(is_here_T, 0)].float() * scale
+        return x_TD.where(is_here_T.unsqueeze(1), 0.0)
 
     def add_positions(
         self, x_TD: torch.Tensor, table_PD: torch.Tensor, positions_T: torch.Tensor
@@ -207,6 +211,27 @@ class TorchKernels:
 
     def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
         return x_TD[rows_R.long()]
+
+    def sum_ranks(self, x_TD: torch.Tensor, added: bool = False) -> torch.Tensor:
+        assert self._ranks is not None
+        self._ranks.sum(x_TD)
+        return x_TD
+
+    def gather_columns(self, x_RN: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        assert self._ranks is not None
+        y_RV = x_RN.new_empty(len(x_RN), sum(sizes))
+        self._ranks.gather(x_RN, y_RV, sizes)
+        return y_RV
+
+    def send_on(self, x_TD: torch.Tensor) -> None:
+        assert self._ranks is not None
+        self._ranks.send(x_TD)
+
+    def take_over(self, token_ids_T: torch.Tensor, num_columns: int) -> torch.Tensor:
+        assert self._ranks is not None
+        x_TD = torch.empty(len(token_ids_T), num_columns, device=self._device)
+        self._ranks.receive(x_TD)
+        return x_TD
 
     def _weight(self, weight: PackedWeight) -> torch.Tensor:
         if weight not in self._unpacked:

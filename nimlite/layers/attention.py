@@ -49,15 +49,14 @@ class Attention:
         if spec.qk_norm:
             q_norm_K, k_norm_K = (dense(weights, f"{name}.{kind}_norm") for kind in "qk")
             head_norms = HeadNorms(q_norm_K, k_norm_K, spec.norm_eps)
-        slopes_H = None
+        heads, slopes_H = shard.heads(spec.num_heads, spec.num_kv_heads), None
         if spec.alibi_slopes:
-            count = shard.share(spec.num_heads)
-            mine = spec.alibi_slopes[shard.rank * count :][:count]
+            mine = [spec.alibi_slopes[head] for head in heads]
             slopes_H = torch.tensor(mine, device=dense(weights, "final_norm").device)
         return cls(
             qkv=qkv,
-            output=Linear.load(weights, f"{name}.output"),
-            num_heads=shard.share(spec.num_heads),
+            output=Linear.load(weights, f"{name}.output", is_partial=shard.world > 1),
+            num_heads=len(heads),
             layout=layout,
             scores=Scores(
                 scale=spec.scale,

@@ -15,6 +15,7 @@ from nimlite.layers.linear import Weights, packed
 from nimlite.layers.mlp import MLP, load_mlp
 from nimlite.layers.moe import load_moe
 from nimlite.layers.norm import Norm, load_norm
+from nimlite.layers.shard import Shard
 from nimlite.models.spec import ModelSpec
 from nimlite.quant.base import PackedWeight
 
@@ -126,10 +127,15 @@ class ParallelBlock:
 
 
 def load_block(
-    spec: ModelSpec, weights: Weights, layer: int, attention: Attention, next_norm: Norm
+    spec: ModelSpec,
+    weights: Weights,
+    layer: int,
+    shard: Shard,
+    attention: Attention,
+    next_norm: Norm,
 ) -> Block:
     """The layer of the model's kind."""
-    mlp = _load_mlp(spec, weights, layer)
+    mlp = _load_mlp(spec, weights, layer, shard)
 
     def norm(kind: str, consumer: PackedWeight | None = None) -> Norm:
         return load_norm(spec, weights, f"layers.{layer}.{kind}", consumer)
@@ -149,20 +155,22 @@ def load_block(
         case "parallel":
             return ParallelBlock(attention, norm("post_norm", mlp.first), False, mlp, next_norm)
         case "parallel_shared":
-            return ParallelBlock(attention, input_norm(spec, weights, layer), True, mlp, next_norm)
+            return ParallelBlock(
+                attention, input_norm(spec, weights, layer, shard), True, mlp, next_norm
+            )
 
 
-def _load_mlp(spec: ModelSpec, weights: Weights, layer: int) -> MLP:
+def _load_mlp(spec: ModelSpec, weights: Weights, layer: int, shard: Shard) -> MLP:
     if spec.moe is not None and spec.is_sparse(layer):
-        return load_moe(spec, spec.moe, weights, layer)
-    return load_mlp(spec, weights, layer)
+        return load_moe(spec, spec.moe, weights, layer, shard)
+    return load_mlp(spec, weights, layer, shard)
 
 
-def input_norm(spec: ModelSpec, weights: Weights, layer: int) -> Norm:
+def input_norm(spec: ModelSpec, weights: Weights, layer: int, shard: Shard) -> Norm:
     """The norm in front of a layer, which whoever comes before it applies."""
     consumer: PackedWeight | None = packed(weights, f"layers.{layer}.qkv")
     if spec.block == "parallel_shared":
-        first = _load_mlp(spec, weights, layer).first
+        first = _load_mlp(spec, weights, layer, shard).first
         same = first is not None and consumer is not None and first.scheme == consumer.scheme
         consumer = consumer if same else None
     return load_norm(spec, weights, f"layers.{layer}.input_norm", consumer)

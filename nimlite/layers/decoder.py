@@ -1,6 +1,5 @@
 """The one forward that every decoder-only family shares, composed from its spec."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,9 +7,9 @@ import torch
 from nimlite.kernels.base import Batch, Kernels, KVLayout
 from nimlite.layers.attention import Attention
 from nimlite.layers.block import Block, input_norm, load_block
-from nimlite.layers.embedding import Embedding, Head
+from nimlite.layers.embedding import Embedding, Handover, Head
 from nimlite.layers.linear import Weights, dense
-from nimlite.layers.norm import Norm, load_norm
+from nimlite.layers.norm import NoNorm, Norm, load_norm
 from nimlite.layers.rotary import layer_tables
 from nimlite.layers.shard import WHOLE, Shard
 from nimlite.models.spec import ModelSpec
@@ -18,15 +17,16 @@ from nimlite.models.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """Embedding, blocks, final norm, head."""
+    """Embedding, blocks, final norm, head; or what a rank has of them."""
 
     spec: ModelSpec
     layout: KVLayout
-    embedding: Embedding
+    embedding: Embedding | Handover
     first_norm: Norm
     blocks: tuple[Block, ...]
     """Each holds the norm in front of the next one; the last, the final norm."""
-    head: Head
+    head: Head | None
+    """None: another stage goes on."""
 
     @classmethod
     def load(
@@ -40,21 +40,39 @@ class Decoder:
         """Assemble the layers from one rank's engine tensors; nothing is copied. `max_model_len`:
         as long as a text may be, on which some ways to stretch rotary positions depend; None: as
         long as the model allows."""
-        head = Head.load(spec, weights)
-        attentions = _attentions(spec, weights, layout, shard, max_model_len)
-        norms = [input_norm(spec, weights, i) for i in range(spec.num_layers)]
-        norms.append(load_norm(spec, weights, "final_norm", head.linear.weight))
+        head = Head.load(spec, weights, shard) if shard.is_last else None
+        layers = shard.layers(spec.num_layers)
+        norms: list[Norm] = [input_norm(spec, weights, i, shard) for i in layers]
+        norms.append(
+            load_norm(spec, weights, "final_norm", head.linear.weight) if head else NoNorm()
+        )
+        tables = layer_tables(spec, max_model_len, dense(weights, "final_norm").device)
         return cls(
             spec=spec,
             layout=layout,
-            embedding=Embedding.load(spec, weights),
+            embedding=(
+                Embedding.load(spec, weights, shard)
+                if shard.is_first
+                else Handover(spec.hidden_size)
+            ),
             first_norm=norms[0],
             blocks=tuple(
-                load_block(spec, weights, i, attention, norms[i + 1])
-                for i, attention in enumerate(attentions)
+                load_block(
+                    spec,
+                    weights,
+                    layer,
+                    shard,
+                    Attention.load(spec, weights, layer, layout, tables[layer], shard),
+                    next_norm,
+                )
+                for layer, next_norm in zip(layers, norms[1:], strict=True)
             ),
             head=head,
         )
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.blocks)
 
     def __call__(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         """Logits_RV of the batch's `logit_rows`, with the keys and values of its tokens written to
@@ -65,17 +83,13 @@ class Decoder:
         for layer, block in enumerate(inner):
             x_TD, residual_TD = block(x_TD, residual_TD, kv[layer], batch, kernels)
         kv_of_last, rows_R = kv[len(inner)], batch.logit_rows_R
+        if self.head is None:
+            _, residual_TD = last(x_TD, residual_TD, kv_of_last, batch, kernels)
+            kernels.send_on(residual_TD)
+            return residual_TD.new_empty((len(rows_R), 0))
         if not len(rows_R):  # a prompt's chunk before its last
             last.attention.project(x_TD, kv_of_last, batch, kernels)
             return residual_TD.new_empty((0, self.spec.vocab_size))
         # Nothing reads the last block's other rows: a prompt's cost only their attention.
         x_RD, _ = last(x_TD, residual_TD, kv_of_last, batch, kernels, rows_R)
         return self.head(x_RD, kernels)
-
-
-def _attentions(
-    spec: ModelSpec, weights: Weights, layout: KVLayout, shard: Shard, max_model_len: int | None
-) -> Iterator[Attention]:
-    tables = layer_tables(spec, max_model_len, dense(weights, "final_norm").device)
-    for i, cos_sin_PK in enumerate(tables):
-        yield Attention.load(spec, weights, i, layout, cos_sin_PK, shard)

@@ -18,16 +18,21 @@ class Linear:
 
     weight: PackedWeight
     bias_N: torch.Tensor | None
+    is_partial: bool = False
+    """The rank has a share of the input features: the products of all are summed."""
 
     @classmethod
-    def load(cls, weights: Weights, name: str) -> "Linear":
-        bias = weights.get(f"{name}.bias")
-        return cls(packed(weights, name), None if bias is None else dense(weights, f"{name}.bias"))
+    def load(cls, weights: Weights, name: str, *, is_partial: bool = False) -> "Linear":
+        bias_N = dense(weights, f"{name}.bias") if f"{name}.bias" in weights else None
+        return cls(packed(weights, name), bias_N, is_partial)
 
     def __call__(
         self, x_TC: torch.Tensor, kernels: Kernels, *, added: bool = False
     ) -> torch.Tensor:
         """`added`: the result goes to `Kernels.add_rms_norm` and nowhere else."""
+        if self.is_partial:
+            y_TN = kernels.linear(x_TC, self.weight, self.bias_N)
+            return kernels.sum_ranks(y_TN, added)
         return kernels.linear(x_TC, self.weight, self.bias_N, added)
 
 

@@ -7,6 +7,7 @@ import torch
 
 from nimlite.kernels.base import Kernels
 from nimlite.layers.linear import Linear, Weights
+from nimlite.layers.shard import Shard
 from nimlite.models.spec import ModelSpec
 from nimlite.quant.base import PackedWeight
 
@@ -58,8 +59,8 @@ class PlainMLP:
         return self.down(y_TI, kernels, added=added)
 
 
-def load_mlp(spec: ModelSpec, weights: Weights, layer: int) -> MLP:
+def load_mlp(spec: ModelSpec, weights: Weights, layer: int, shard: Shard) -> MLP:
     """The layer's feed-forward part of the model's kind."""
     up = Linear.load(weights, f"layers.{layer}.{spec.up_name}")
-    down = Linear.load(weights, f"layers.{layer}.down")
+    down = Linear.load(weights, f"layers.{layer}.down", is_partial=shard.world > 1)
     return (GatedMLP if spec.gated_mlp else PlainMLP)(up, down, spec.activation)

@@ -17,6 +17,11 @@ class Model(Protocol):
     @property
     def layout(self) -> KVLayout: ...
 
+    @property
+    def num_layers(self) -> int:
+        """Layers that are computed here, and whose keys and values are kept here."""
+
     def __call__(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         """Logits_RV of the batch's `logit_rows`, with the keys and values of its tokens written to
-        `kv`, the whole pool."""
+        `kv`, the whole pool. Of several ranks only the first one gives logits; from others nothing
+        is to be read."""

@@ -7,6 +7,7 @@ import torch
 from nimlite.kernels.base import Experts, Kernels
 from nimlite.layers.linear import Linear, Weights, packed
 from nimlite.layers.mlp import GatedMLP
+from nimlite.layers.shard import Shard
 from nimlite.models.spec import ModelSpec, MoeSpec
 from nimlite.quant.base import PackedWeight
 
@@ -26,6 +27,8 @@ class MixtureOfExperts:
     router: PackedWeight
     experts: Experts
     shared: SharedExpert | None
+    is_partial: bool
+    """The rank has a share of every expert: what comes out of all ranks is summed."""
 
     @property
     def first(self) -> PackedWeight | None:
@@ -37,10 +40,12 @@ class MixtureOfExperts:
         if self.shared is not None:
             gate_T1 = self.shared.gate(x_TD, kernels)
             kernels.add_gated(y_TD, self.shared.mlp(x_TD, kernels, added=False), gate_T1)
-        return y_TD
+        return kernels.sum_ranks(y_TD, added) if self.is_partial else y_TD
 
 
-def load_moe(spec: ModelSpec, moe: MoeSpec, weights: Weights, layer: int) -> MixtureOfExperts:
+def load_moe(
+    spec: ModelSpec, moe: MoeSpec, weights: Weights, layer: int, shard: Shard
+) -> MixtureOfExperts:
     name = f"layers.{layer}"
     experts = Experts(
         up=packed(weights, f"{name}.experts_up"),
@@ -55,4 +60,4 @@ def load_moe(spec: ModelSpec, moe: MoeSpec, weights: Weights, layer: int) -> Mix
         gate_up, down = (Linear.load(weights, f"{name}.{part}") for part in ("gate_up", "down"))
         mlp = GatedMLP(gate_up, down, spec.activation)
         shared = SharedExpert(Linear.load(weights, f"{name}.shared_gate"), mlp)
-    return MixtureOfExperts(packed(weights, f"{name}.router"), experts, shared)
+    return MixtureOfExperts(packed(weights, f"{name}.router"), experts, shared, shard.world > 1)

@@ -55,6 +55,18 @@ class LayerNorm:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class NoNorm:
+    """Behind the last layer of a stage: the residual goes on to the next one, which norms it."""
+
+    def __call__(self, x_TD: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        return x_TD
+
+    def add(self, x_TD: torch.Tensor, residual_TD: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        kernels.add(residual_TD, x_TD)
+        return residual_TD
+
+
 def load_norm(
     spec: ModelSpec, weights: Weights, name: str, consumer: PackedWeight | None = None
 ) -> Norm:

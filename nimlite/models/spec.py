@@ -228,10 +228,9 @@ class WeightSource:
     input features."""
     quantize: bool = True
     """False for norms and biases, which stay in fp32."""
-    units: tuple[int, ...] = ()
-    """How many indivisible units (heads) each part has along the split dimension; empty: every row
-    or column is one.
-    With fewer units than ranks, several ranks hold the same one."""
+    heads: tuple[int, int] | None = None
+    """Query and key/value heads, where the split dimension is heads: of rows all queries', keys'
+    and values', of columns the queries'. None: features."""
     pairs: HeadPairs | None = None
     offset: float = 0.0
     """Is added to every element."""

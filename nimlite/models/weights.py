@@ -89,8 +89,8 @@ def decoder_weights(spec: ModelSpec, names: WeightNames) -> Sources:
 def attention_weights(spec: ModelSpec, names: WeightNames, i: int) -> Sources:
     """Those of a layer's attention, and of its norms."""
     engine, stored = f"layers.{i}", names.layer.format(i)
-    heads = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
-    rows = tuple(count * spec.head_dim for count in heads)
+    heads = (spec.num_heads, spec.num_kv_heads)
+    rows = tuple(count * spec.head_dim for count in (*heads, spec.num_kv_heads))
     qkv = _fused(stored, names.qkv, rows, spec.hidden_size, names, groups=names.qkv_groups)
     pairs = None
     if spec.rope is not None and spec.rope.interleaved:
@@ -100,7 +100,7 @@ def attention_weights(spec: ModelSpec, names: WeightNames, i: int) -> Sources:
     sources = {
         **_norms(spec, names, i),
         **_rows(f"{engine}.qkv", qkv, spec.qkv_bias, heads, pairs),
-        **_columns(f"{engine}.output", output, spec.output_bias, heads[:1]),
+        **_columns(f"{engine}.output", output, spec.output_bias, heads),
     }
     for kind, module in (("q_norm", names.q_norm), ("k_norm", names.k_norm)):
         if spec.qk_norm:
@@ -119,8 +119,8 @@ def _mlp(spec: ModelSpec, names: WeightNames, i: int) -> Iterator[tuple[str, Wei
     rows = (inner,) * (2 if spec.gated_mlp else 1)
     up = _fused(stored, names.up, rows, spec.hidden_size, names)
     down = _matrix(stored, names.down, spec.hidden_size, inner, names)
-    yield from _rows(f"{engine}.{spec.up_name}", up, spec.mlp_bias, ()).items()
-    yield from _columns(f"{engine}.down", down, spec.mlp_bias, ()).items()
+    yield from _rows(f"{engine}.{spec.up_name}", up, spec.mlp_bias).items()
+    yield from _columns(f"{engine}.down", down, spec.mlp_bias).items()
 
 
 def _experts(
@@ -209,21 +209,23 @@ def _rows(
     name: str,
     tensors: tuple[Stored, ...],
     has_bias: bool,
-    units: tuple[int, ...],
+    heads: tuple[int, int] | None = None,
     pairs: HeadPairs | None = None,
 ) -> Sources:
-    sources = {name: WeightSource(tensors=tensors, shard="rows", units=units, pairs=pairs)}
+    sources = {name: WeightSource(tensors=tensors, shard="rows", heads=heads, pairs=pairs)}
     if has_bias:
         biases = tuple(_bias_of(tensor) for tensor in tensors)
         sources[f"{name}.bias"] = WeightSource(
-            tensors=biases, shard="rows", quantize=False, units=units, pairs=pairs
+            tensors=biases, shard="rows", quantize=False, heads=heads, pairs=pairs
         )
     return sources
 
 
-def _columns(name: str, tensor: Stored, has_bias: bool, units: tuple[int, ...]) -> Sources:
+def _columns(
+    name: str, tensor: Stored, has_bias: bool, heads: tuple[int, int] | None = None
+) -> Sources:
     """The ranks' products are summed: the bias is whole on every rank, and one of them adds it."""
-    sources = {name: WeightSource(tensors=(tensor,), shard="columns", units=units)}
+    sources = {name: WeightSource(tensors=(tensor,), shard="columns", heads=heads)}
     if has_bias:
         sources[f"{name}.bias"] = WeightSource(tensors=(_bias_of(tensor),), quantize=False)
     return sources

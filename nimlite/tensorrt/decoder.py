@@ -40,9 +40,14 @@ class SegmentedDecoder:
     def layout(self) -> KVLayout:
         return self.decoder.layout
 
+    @property
+    def num_layers(self) -> int:
+        return self.decoder.num_layers
+
     def __call__(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         """As `Decoder` does."""
         decoder = self.decoder
+        assert decoder.head is not None, "plans are of whole models"
         residual_TD = decoder.embedding(batch, kernels)
         given = {"residual": residual_TD}
         for layer, (block, weights) in enumerate(

@@ -7,7 +7,8 @@ import pytest
 import torch
 from fakes.llama import Llama, random_llama
 
-from nimlite.build.convert import convert, take_shard
+from nimlite.build.convert import convert
+from nimlite.build.sharding import take_shard
 from nimlite.build.weights_file import load_weights
 from nimlite.errors import ModelError
 from nimlite.layers.shard import Shard
@@ -54,20 +55,20 @@ def test_the_shares_of_two_ranks_are_the_whole() -> None:
     """4 query heads and 2 key/value heads of 2 rows each: rank 0 has the first half of every
     part."""
     q, k, v = torch.arange(8.0)[:, None], torch.arange(4.0)[:, None] + 10, torch.ones(4, 1)
-    rows = source("q", "k", "v", shard="rows", units=(4, 2, 2))
+    rows = source("q", "k", "v", shard="rows", heads=(4, 2))
     assert take_shard([q, k, v], rows, Shard(0, 2)).flatten().tolist() == [0, 1, 2, 3, 10, 11, 1, 1]
     assert take_shard([q, k, v], rows, Shard(1, 2)).flatten().tolist() == [4, 5, 6, 7, 12, 13, 1, 1]
     o = torch.arange(6.0).reshape(1, 6)
-    columns = source("o", shard="columns", units=(2,))
+    columns = source("o", shard="columns", heads=(2, 2))
     assert take_shard([o], columns, Shard(1, 2)).tolist() == [[3, 4, 5]]
     norm = source("n", quantize=False)
     assert torch.equal(take_shard([v], norm, Shard(1, 2)), v)
 
 
 def test_ranks_share_a_head_where_heads_are_few() -> None:
-    k = torch.arange(4.0)
-    keys = source("k", shard="rows", units=(2,))
-    assert [take_shard([k], keys, Shard(r, 4)).tolist() for r in range(4)] == [
+    parts = [torch.zeros(4), torch.arange(4.0), torch.zeros(4)]
+    keys = source("q", "k", "v", shard="rows", heads=(4, 2))
+    assert [take_shard(parts, keys, Shard(r, 4)).tolist()[1:3] for r in range(4)] == [
         [0, 1],
         [0, 1],
         [2, 3],
@@ -76,9 +77,10 @@ def test_ranks_share_a_head_where_heads_are_few() -> None:
 
 
 def test_heads_are_not_cut() -> None:
-    queries = source("model.q_proj.weight", shard="rows", units=(9,))
-    with pytest.raises(ModelError, match=r"q_proj.weight has 9 units .* 2 ranks do not divide"):
-        take_shard([torch.zeros(576, 1)], queries, Shard(0, 2))
+    """Of 9 over 3 key heads rank 0 has 3, with their key head."""
+    queries = source("model.q_proj.weight", shard="rows", heads=(9, 3))
+    shares = [take_shard([torch.zeros(576, 1)], queries, Shard(rank, 2)) for rank in range(2)]
+    assert [len(share) for share in shares] == [192, 384]
 
 
 def test_two_ranks_get_a_file_each(llama: Llama, tmp_path: Path, progress: Progress) -> None:

@@ -91,7 +91,7 @@ def test_an_incomplete_config() -> None:
 def test_weights_of_a_model_with_everything() -> None:
     sources = weight_sources(read_spec(CONFIG | {"attention_bias": True, "mlp_bias": True}))
     qkv = sources["layers.1.qkv"]
-    assert qkv.names[0] == "model.layers.1.self_attn.q_proj.weight" and qkv.units == (4, 4, 4)
+    assert qkv.names[0] == "model.layers.1.self_attn.q_proj.weight" and qkv.heads == (4, 4)
     assert sources["layers.1.qkv.bias"].shard == "rows"
     assert sources["layers.1.down"].shard == "columns"
     assert sources["layers.1.down.bias"].shard == "none"

@@ -1,11 +1,11 @@
 """`Kernels` in C++: each method describes one operation, which runs at once or is recorded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
-from nimlite.kernels.base import Batch, Counts, Experts, Forward, KVLayout, Scores, Step
+from nimlite.kernels.base import Batch, Counts, Experts, Forward, KVLayout, Ranks, Scores, Step
 from nimlite.kernels.cpu.graph import Graph
 from nimlite.kernels.cpu.library import Library, Team
 from nimlite.kernels.cpu.op import ACTIVATIONS, KV_TYPES, SCHEMES, Op, OpCode, Rows, RunCounts
@@ -26,13 +26,18 @@ class CpuKernels:
     For models whose heads it `supports_heads` of, over blocks of a multiple of 16 tokens.
     """
 
-    def __init__(self, library: Library, num_threads: int) -> None:
+    def __init__(self, library: Library, num_threads: int, ranks: Ranks | None = None) -> None:
         self._team = Team(library, num_threads)
+        self._ranks = ranks
         self._graph: Graph | None = None
 
     def with_threads(self, num_threads: int) -> "CpuKernels":
         """The same kernels on another number of threads."""
-        return CpuKernels(self._team.library, num_threads)
+        return CpuKernels(self._team.library, num_threads, self._ranks)
+
+    def with_ranks(self, ranks: Ranks, num_threads: int) -> "CpuKernels":
+        """The same kernels of one of several ranks."""
+        return CpuKernels(self._team.library, num_threads, ranks)
 
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
         assert layout.block_size % 16 == 0
@@ -66,11 +71,11 @@ class CpuKernels:
         graph.seal()
 
     def embed(
-        self, weight: PackedWeight, token_ids_T: torch.Tensor, scale: float = 1.0
+        self, weight: PackedWeight, token_ids_T: torch.Tensor, scale: float = 1.0, first: int = 0
     ) -> torch.Tensor:
         y_TD = self._empty(token_ids_T, weight.num_columns)
         tensors = [token_ids_T, *_tensors(weight), y_TD]
-        self._submit(OpCode.EMBED, token_ids_T, tensors, _sizes(weight), scale)
+        self._submit(OpCode.EMBED, token_ids_T, tensors, [*_sizes(weight), first], scale)
         return y_TD
 
     def add_positions(
@@ -275,6 +280,35 @@ class CpuKernels:
             y_RD = self._graph.empty(Rows.LOGITS, size)
         self._submit(OpCode.TAKE_ROWS, y_RD, [x_TD, rows_R, y_RD], [size])
         return y_RD
+
+    def sum_ranks(self, x_TD: torch.Tensor, added: bool = False) -> torch.Tensor:
+        assert self._ranks is not None
+        self._call(self._ranks.sum, x_TD)
+        return x_TD
+
+    def gather_columns(self, x_RN: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        ranks = self._ranks
+        assert ranks is not None
+        y_RV = self._empty(x_RN, sum(sizes))
+        self._call(lambda x_RN, y_RV: ranks.gather(x_RN, y_RV, sizes), x_RN, y_RV)
+        return y_RV
+
+    def send_on(self, x_TD: torch.Tensor) -> None:
+        assert self._ranks is not None
+        self._call(self._ranks.send, x_TD)
+
+    def take_over(self, token_ids_T: torch.Tensor, num_columns: int) -> torch.Tensor:
+        assert self._ranks is not None
+        x_TD = self._empty(token_ids_T, num_columns)
+        self._call(self._ranks.receive, x_TD)
+        return x_TD
+
+    def _call(self, work: Callable[..., None], *tensors: torch.Tensor) -> None:
+        """Record work of the interpreter, or do it now."""
+        if self._graph is None:
+            work(*tensors)
+        else:
+            self._graph.call(work, tensors)
 
     def _empty(self, like: torch.Tensor, num_columns: int) -> torch.Tensor:
         """A tensor with as many rows as `like`."""

@@ -6,9 +6,10 @@ layer. Buffers have the size of the largest step, and behave as in a CUDA graph'
 to the pool when the last tensor that views it is gone, so that all layers share a few.
 """
 
+import ctypes
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -32,6 +33,11 @@ class BufferPool:
     def owns(self, tensor: torch.Tensor) -> bool:
         return tensor.data_ptr() in self._all
 
+    def view(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same memory, which goes back to the pool even so."""
+        buffer = self._all[tensor.data_ptr()]
+        return torch.from_numpy(buffer.reshape(tensor.shape))
+
     def empty(self, num_rows: int, num_columns: int) -> torch.Tensor:
         """An fp32 tensor whose memory returns to the pool when its storage is freed."""
         size = num_rows * num_columns
@@ -54,7 +60,7 @@ class Graph:
         self._largest = largest
         self._pool = BufferPool()
         self._recorded: list[Op] = []
-        self._ops = (Op * 0)()
+        self._parts: list[ctypes.Array[Op] | Callable[[Counts], None]] = []
         self._kept: list[torch.Tensor] = []
         self._logit_buffers: set[int] = set()
 
@@ -83,9 +89,22 @@ class Graph:
         self._recorded.append(op)
         self._kept += [t for t in tensors if t is not None and not self._pool.owns(t)]
 
+    def call(self, work: Callable[..., None], tensors: Iterable[torch.Tensor]) -> None:
+        """Record a call of the interpreter, with the used rows of `tensors` of the graph."""
+        views = [(self._pool.view(tensor), self.rows_of(tensor)) for tensor in tensors]
+
+        def run(counts: Counts) -> None:
+            used = {Rows.TOKENS: counts.num_tokens, Rows.LOGITS: counts.num_rows}
+            work(*(view[: used[rows]] for view, rows in views))
+
+        self.seal()
+        self._parts.append(run)
+
     def seal(self) -> None:
         """End the recording."""
-        self._ops = (Op * len(self._recorded))(*self._recorded)
+        if self._recorded:
+            self._parts.append((Op * len(self._recorded))(*self._recorded))
+        self._recorded = []
 
     def replay(self, counts: Counts) -> None:
         """Run the step on what the static buffers hold; results lie in the first rows of the
@@ -94,4 +113,9 @@ class Graph:
         assert tokens <= self._largest.num_tokens
         assert sequences <= self._largest.num_sequences
         assert rows <= self._largest.num_rows
-        self._team.run(self._ops, RunCounts(tokens, sequences, rows))
+        run_counts = RunCounts(tokens, sequences, rows)
+        for part in self._parts:
+            if isinstance(part, ctypes.Array):
+                self._team.run(part, run_counts)
+            else:
+                part(counts)

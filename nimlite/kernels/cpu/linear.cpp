@@ -141,10 +141,14 @@ void multiply(const void* packed, const Weight& weight, const float* bias, float
     });
 }
 
-void embed(const Weight& weight, const int32_t* ids, float* y, float scale, Range rows) {
-    for (int64_t row = rows.begin; row < rows.end; ++row)
+void embed(const Weight& weight, const int32_t* ids, float* y, float scale, int64_t first,
+           Range rows) {
+    for (int64_t row = rows.begin; row < rows.end; ++row) {
+        const int64_t id = ids[row] - first;
+        const bool is_here = id >= 0 && id < weight.num_rows;
         for (int64_t c = 0; c < weight.num_columns; ++c)
-            y[row * weight.num_columns + c] = scale * element(weight, ids[row], c);
+            y[row * weight.num_columns + c] = is_here ? scale * element(weight, id, c) : 0.0f;
+    }
 }
 
 }  // namespace nimlite

@@ -122,7 +122,7 @@ struct Moe {
 
 // Each is one loop, and does a part of it: of the rows, of the blocks of rows (`pack`), of the
 // tiles of output features (`multiply`) or of the tasks (`attention`).
-void embed(const Weight&, const int32_t* ids, float* y, float scale, Range rows);
+void embed(const Weight&, const int32_t* ids, float* y, float scale, int64_t first, Range rows);
 void add(float* x, const float* y, int64_t dim, Range rows);
 void add_positions(float* x, const float* table, const int32_t* positions, int64_t dim,
                    Range rows);

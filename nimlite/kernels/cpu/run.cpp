@@ -171,7 +171,7 @@ void Step::run(const Op& op) const {
     switch (op.code) {
         case OpCode::kEmbed:
             return share_rows(1, op.sizes[2], [&](Range range) {
-                embed(weight_of(op), ints(0), floats(4), op.scalars[0], range);
+                embed(weight_of(op), ints(0), floats(4), op.scalars[0], op.sizes[3], range);
             });
         case OpCode::kRmsNorm:
             return share_rows(0.15, dim, [&](Range range) {

@@ -1,10 +1,11 @@
 """`Kernels` on one CUDA GPU."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from nimlite.kernels.base import Batch, Experts, Forward, KVLayout, Scores, Step
+from nimlite.kernels.base import Batch, Experts, Forward, KVLayout, Ranks, Scores, Step
 from nimlite.kernels.torch_kernels import used_part
 from nimlite.kernels.triton import (
     activation,
@@ -49,6 +50,7 @@ class TritonKernels:
         max_sequences: int,
         choices: Choices | None = None,
         kv_scales: tuple[float, float] = (1.0, 1.0),
+        ranks: Ranks | None = None,
     ) -> None:
         """`dtype` of the activations: bf16, or fp16 before compute capability 8.0."""
         self.device = Device.of(where)
@@ -57,6 +59,7 @@ class TritonKernels:
         self._max_sequences = max_sequences
         self._choices = choices or {}
         self._kv_scales = kv_scales
+        self._ranks = ranks
         self._configs: dict[tuple[str, int, int, int, bool], LinearConfig | None] = {}
         self._workspace = LinearWorkspace.allocate(where)
         self._decode: dict[tuple[KVLayout, int], DecodeWorkspace] = {}
@@ -71,10 +74,11 @@ class TritonKernels:
         return DecodeGraphs(forward, batch, batch_sizes(largest))
 
     def embed(
-        self, weight: PackedWeight, token_ids_T: torch.Tensor, scale: float = 1.0
+        self, weight: PackedWeight, token_ids_T: torch.Tensor, scale: float = 1.0, first: int = 0
     ) -> torch.Tensor:
         table, factor = _dense(weight), None if scale == 1.0 else scale
-        return embed.embed(table, token_ids_T, self.device, torch.float32, factor)
+        begin = None if self._ranks is None else first
+        return embed.embed(table, token_ids_T, self.device, torch.float32, factor, begin)
 
     def add_positions(
         self, x_TD: torch.Tensor, table_PD: torch.Tensor, positions_T: torch.Tensor
@@ -125,7 +129,8 @@ class TritonKernels:
         rest = (eps, self.device, consumer, self._dtype)
         return norm.add_layer_norm(x, residual_TD, weight_D, bias_D, *rest)
 
-    def add(self, residual_TD: torch.Tensor, x_TD: torch.Tensor) -> None:
+    def add(self, residual_TD: torch.Tensor, x: torch.Tensor | UnsummedRows) -> None:
+        x_TD = x if isinstance(x, torch.Tensor) else x.summed()
         elementwise.add(residual_TD, x_TD, self.device)
 
     def gated_activation(
@@ -230,6 +235,28 @@ class TritonKernels:
 
     def take_rows(self, x_TD: torch.Tensor, rows_R: torch.Tensor) -> torch.Tensor:
         return embed.embed(x_TD, rows_R, self.device)
+
+    def sum_ranks(self, x_TD: torch.Tensor, added: bool = False) -> torch.Tensor:
+        assert self._ranks is not None
+        self._ranks.sum(x_TD)
+        return x_TD
+
+    def gather_columns(self, x_RN: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        assert self._ranks is not None
+        y_RV = x_RN.new_empty(len(x_RN), sum(sizes))
+        self._ranks.gather(x_RN, y_RV, sizes)
+        return y_RV
+
+    def send_on(self, x_TD: torch.Tensor) -> None:
+        assert self._ranks is not None
+        self._ranks.send(x_TD)
+
+    def take_over(self, token_ids_T: torch.Tensor, num_columns: int) -> torch.Tensor:
+        assert self._ranks is not None
+        shape = (len(token_ids_T), num_columns)
+        x_TD = torch.empty(shape, dtype=torch.float32, device=self._where)
+        self._ranks.receive(x_TD)
+        return x_TD
 
     def _decode_workspace(self, layout: KVLayout, num_heads: int) -> DecodeWorkspace:
         if (layout, num_heads) not in self._decode:

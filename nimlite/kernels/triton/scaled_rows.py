@@ -49,6 +49,13 @@ class UnsummedRows:
     column_scale_N: torch.Tensor | None
     """fp32; both scales or neither."""
 
+    def summed(self) -> torch.Tensor:
+        """fp32 y_TN, by torch: where it is read but once a step."""
+        y_TN = self.parts_PTN.float().sum(0)
+        if self.row_scale_T1 is None or self.column_scale_N is None:
+            return y_TN
+        return y_TN * self.row_scale_T1.view(-1, 1) * self.column_scale_N
+
 
 @triton.jit
 def store_row(y, y_ptr, scale_ptr, row, columns, mask, num_columns, QUANTIZE: tl.constexpr):
