@@ -197,13 +197,13 @@ def gpu_scheme(name: str, precision: Precision, num_columns: int) -> Scheme:
     if precision is Precision.FP16:
         return FP16_ROWS
     scheme = _SCHEMES.get(precision, BF16_ROWS)
-    is_layer = name not in ("embedding", "head") and not is_of_experts(name)
+    is_layer = name not in ("embedding", "head") and not chooses_experts(name)
     return scheme if is_layer and num_columns % scheme.columns_multiple_of == 0 else BF16_ROWS
 
 
-def is_of_experts(name: str) -> bool:
-    """Whether an engine tensor is experts' or chooses among them."""
-    return name.rpartition(".")[2] in ("router", "shared_gate", "experts_up", "experts_down")
+def chooses_experts(name: str) -> bool:
+    """Whether an engine tensor does, and is so small that it stays in 16 bits."""
+    return name.rpartition(".")[2] in ("router", "shared_gate")
 
 
 _SCHEMES: Mapping[Precision, Scheme] = {

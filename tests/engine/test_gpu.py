@@ -32,6 +32,8 @@ def test_the_embedding_and_the_head_stay_in_bf16(precision: Precision, scheme: s
     found = [gpu_scheme(name, precision, 4096).name for name in names]
     assert found == ["bf16_rows", scheme, scheme, "bf16_rows"]
     assert gpu_scheme("layers.0.down", precision, 4097).name == "bf16_rows"
+    assert gpu_scheme("layers.0.experts_down", precision, 4096).name == scheme
+    assert gpu_scheme("layers.0.router", precision, 4096).name == "bf16_rows"
 
 
 @pytest.mark.parametrize("precision", [Precision.FP8, Precision.INT4_AWQ])

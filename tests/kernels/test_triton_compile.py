@@ -48,5 +48,6 @@ def test_kernels_compile_within_the_limits_of(capability: int, shared: int) -> N
             "_prefill",
             "_weight_only",
             "_experts",
+            "experts_words",
         ):
             assert report["tensor_cores"], report

@@ -8,7 +8,7 @@ import pytest
 import torch
 from triton_cases import DEVICE, DTYPE, TOLERANCE, WHERE, random, relative_error
 
-from nimlite.kernels.triton import reference, weight_only
+from nimlite.kernels.triton import reference, weight_only, weights
 from nimlite.kernels.triton.dequantize import dequantize
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
 from nimlite.kernels.triton.product import (
@@ -20,7 +20,7 @@ from nimlite.kernels.triton.product import (
 )
 from nimlite.kernels.triton.scaled_rows import UnsummedRows
 from nimlite.kernels.triton.weight_only import columns_of_block, rows_of, weight_only_linear
-from nimlite.kernels.triton.weights import W4A16, W8A16
+from nimlite.kernels.triton.weights import FP8_ROWS, INT8_ROWS, W4A16, W8A16
 from nimlite.quant.base import PackedWeight
 from nimlite.quant.rounded import RoundedMatrix
 from nimlite.quant.rtn import nearest_int4
@@ -212,3 +212,14 @@ def as_bf16(bits: torch.Tensor) -> torch.Tensor:
 
 def as_bits(value: torch.Tensor) -> torch.Tensor:
     return value.bfloat16().view(torch.int16).long() & 0xFFFF
+
+
+@pytest.mark.parametrize("scheme", [FP8_ROWS, INT8_ROWS, W8A16, W4A16])
+def test_a_large_weight_is_rounded_in_parts(scheme: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight_NC = random(40, 256, dtype=torch.float32)
+    whole = scheme.pack(weight_NC)
+    monkeypatch.setattr(weights, "_PART", 16 * 256)
+    parts = scheme.pack(weight_NC)
+    assert (parts.scheme, parts.num_rows, parts.num_columns) == (whole.scheme, 40, 256)
+    for name, tensor in whole.tensors.items():
+        assert torch.equal(parts.tensors[name].float(), tensor.float())

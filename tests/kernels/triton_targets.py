@@ -154,10 +154,13 @@ def launch_all(device: Device) -> None:
         for config in product.candidates(64, weight, room, device, sums=False):
             if config.descriptors and config.split == 2:
                 linear.linear(rows, weight, None, config, room, device, dtype, sums=False)
-    up, down = scheme.pack(torch.zeros(8 * 2048, 4096)), scheme.pack(torch.zeros(8 * 4096, 1024))
-    experts = Experts(up, down, 8, 2, True, "silu")
-    for num_rows in (1, 64):
-        moe.moe(x[:num_rows], torch.zeros(num_rows, 8), experts, device)
+    words = (weights.W4A16, weights.W8A16) if device.has_bf16 else ()
+    for one in (scheme, *words, *(SCALED if device.has_fp8 else ())):
+        up, down = one.pack(torch.zeros(8 * 256, 512)), one.pack(torch.zeros(8 * 512, 128))
+        experts = Experts(up, down, 8, 2, True, "silu")
+        for num_rows in (1, 64, 512) if one is scheme else (64,):
+            x_TD, router_TE = torch.zeros(num_rows, 512, dtype=dtype), torch.zeros(num_rows, 8)
+            moe.moe(x_TD, router_TE, experts, device)
     weight, rows = weights.INT8_ROWS.pack(torch.zeros(1024, 512)), torch.zeros(512, 512)
     if device.has_bf16:
         rows = prepared(rows.bfloat16(), weights.INT8_ROWS, device)

@@ -5,6 +5,9 @@ which lie one expert after the other; the products, whose programs each read one
 expert's weight (those of experts without tokens end at once, so that only touched weights are
 read); and the sum of what comes back. All shapes follow from the number of tokens: the launches can
 be recorded.
+
+Weights of 8 and 4 bits are widened as they are read, and activations stay in 16 bits whatever the
+precision: what they cost is their bytes.
 """
 
 from dataclasses import dataclass
@@ -16,7 +19,9 @@ import triton.language as tl
 from nimlite.kernels.base import Experts
 from nimlite.kernels.triton.activation import gated_activation
 from nimlite.kernels.triton.device import Device, await_inputs
+from nimlite.kernels.triton.experts_words import experts_words
 from nimlite.kernels.triton.scaled_rows import row_block
+from nimlite.kernels.triton.weight_only import BITS, WORDS, columns_of_block, group_size
 from nimlite.quant.base import PackedWeight
 
 _CHUNK = 1024
@@ -35,9 +40,13 @@ class ExpertsConfig:
 
     @classmethod
     def default(cls, num_rows: int, experts: Experts) -> "ExpertsConfig":
-        """By the tokens that an expert has on average."""
-        if num_rows * experts.per_token <= 16 * experts.num_experts:
+        """By the tokens that an expert has on average: most of those with more have them in one
+        tile, so that their weights are read once."""
+        average = num_rows * experts.per_token / experts.num_experts
+        if average <= 8:
             return cls(rows=16, block_n=64, block_c=128, num_warps=4, num_stages=4)
+        if average <= 16:
+            return cls(rows=32, block_n=64, block_c=128, num_warps=4, num_stages=3)
         return cls(rows=64, block_n=128, block_c=64, num_warps=4, num_stages=3)
 
 
@@ -103,6 +112,7 @@ def _sort(
 def _experts(
     x_ptr,
     w_ptr,
+    scale_ptr,
     order_ptr,
     starts_ptr,
     weights_ptr,
@@ -111,23 +121,25 @@ def _experts(
     num_columns,
     PER_TOKEN: tl.constexpr,
     DOWN: tl.constexpr,
+    SCALED: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    """Grid: tiles of outputs, experts, tiles of an expert's places. The rows of x are tokens and
-    those of y places; with DOWN those of x are places, and those of y (token, choice), weighed."""
+    """Grid: tiles of an expert's places, of outputs, experts: those that read the same weights run
+    side by side. The rows of x are tokens and those of y places; with DOWN those of x are places,
+    and those of y (token, choice), weighed. SCALED: a scale for each row of the weight."""
     await_inputs(OVERLAP)
-    expert = tl.program_id(1)
+    expert = tl.program_id(2)
     end = tl.load(starts_ptr + expert + 1)
-    first = tl.load(starts_ptr + expert) + tl.program_id(2) * ROWS
+    first = tl.load(starts_ptr + expert) + tl.program_id(0) * ROWS
     if first < end:
         place = first + tl.arange(0, ROWS)
         exists = place < end
         index = tl.load(order_ptr + place, mask=exists, other=0)
         row = (place if DOWN else index // PER_TOKEN).to(tl.int64)
-        n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+        n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
         c = tl.arange(0, BLOCK_C)
         w_rows = w_ptr + (expert.to(tl.int64) * num_outputs + n)[:, None] * num_columns
         x_rows = x_ptr + row[None, :] * num_columns
@@ -139,7 +151,10 @@ def _experts(
             w = tl.load(w_rows + columns[None, :], mask=w_mask, other=0.0)
             x_mask = inside[:, None] & exists[None, :]
             x = tl.load(x_rows + columns[:, None], mask=x_mask, other=0.0)
-            acc = tl.dot(w, x, acc)
+            acc = tl.dot(w.to(x.dtype), x, acc)
+        if SCALED:
+            scales = scale_ptr + expert * num_outputs + n
+            acc *= tl.load(scales, mask=n < num_outputs, other=0.0)[:, None]
         target = (index if DOWN else place).to(tl.int64)
         if DOWN:
             acc *= tl.load(weights_ptr + index, mask=exists, other=0.0)[None, :]
@@ -175,7 +190,8 @@ def moe(
     device: Device,
     config: ExpertsConfig | None = None,
 ) -> torch.Tensor:
-    """As `Kernels.moe`, with weights in rows of 16 bits (or fp32): y_TD in the dtype of x."""
+    """As `Kernels.moe`, with weights in rows of 16 bits (or fp32) or of 8 with a scale each, or in
+    words of 4 or 8 bits: y_TD in the dtype of x."""
     num_rows, hidden = x_TD.shape
     config = config or ExpertsConfig.default(num_rows, experts)
     num_experts, per_token = experts.num_experts, experts.per_token
@@ -203,23 +219,43 @@ def moe(
         num_outputs = weight.num_rows // num_experts
         y = x.new_empty((places, num_outputs))
         tiles = triton.cdiv(num_outputs, config.block_n)
-        _experts[(tiles, num_experts, triton.cdiv(num_rows, config.rows))](
+        grid = (triton.cdiv(num_rows, config.rows), tiles, num_experts)
+        shared = common | {"DOWN": is_down, "ROWS": config.rows, "BLOCK_N": config.block_n}
+        shared |= {"num_warps": config.num_warps, "num_stages": config.num_stages, **options}
+        sorted_by = (order_P, starts_E1, weights_P)
+        if weight.scheme in BITS:
+            words_NW, scale_GN = weight.tensors["weight"].view(torch.int16), weight.tensors["scale"]
+            assert "order" not in weight.tensors, "experts' columns are not sorted"
+            experts_words[grid](
+                x,
+                words_NW,
+                scale_GN,
+                weight.tensors.get("zero"),
+                *sorted_by,
+                y,
+                num_outputs,
+                weight.num_columns,
+                words_NW.shape[1] // WORDS,
+                len(scale_GN),
+                weight.num_rows,
+                **shared,
+                BITS=BITS[weight.scheme],
+                GROUP_SIZE=group_size(weight),
+                EVEN=weight.num_columns % columns_of_block(weight.scheme) == 0,
+                ASSEMBLY=not device.is_interpreted and x.dtype == torch.bfloat16,
+            )
+            return y
+        _experts[grid](
             x,
             weight.tensors["weight"],
-            order_P,
-            starts_E1,
-            weights_P,
+            weight.tensors.get("scale"),
+            *sorted_by,
             y,
             num_outputs,
             weight.num_columns,
-            **common,
-            DOWN=is_down,
-            ROWS=config.rows,
-            BLOCK_N=config.block_n,
+            **shared,
+            SCALED="scale" in weight.tensors,
             BLOCK_C=config.block_c,
-            num_warps=config.num_warps,
-            num_stages=config.num_stages,
-            **options,
         )
         return y
 

@@ -83,7 +83,7 @@ def field_values(words, zero, BITS: tl.constexpr, FIELD: tl.constexpr, ASSEMBLY:
 
 
 @triton.jit
-def _zero_of(zero, ASSEMBLY: tl.constexpr):
+def zero_of(zero, ASSEMBLY: tl.constexpr):
     """As `field_values` wants it."""
     if ASSEMBLY:
         return (zero.to(tl.int16) | -0x3D00).to(tl.bfloat16, bitcast=True)
@@ -205,7 +205,7 @@ def _weight_only(
                 x = tl.load(x_ptrs + (column + 32 * i), mask=row_mask & inside, other=0.0)
             wide_zero = words
             if BITS == 4:
-                wide_zero = tl.broadcast_to(_zero_of(zero, ASSEMBLY).expand_dims(-1), words.shape)
+                wide_zero = tl.broadcast_to(zero_of(zero, ASSEMBLY).expand_dims(-1), words.shape)
             weights = field_values(words, wide_zero, BITS, i, ASSEMBLY)
             if SCALED_FIRST and GROUP_SIZE > 0:
                 weights = weights * scale.to(weights.dtype).expand_dims(-1)

@@ -1,7 +1,7 @@
 """Weight formats of the Triton kernels: plain rows [N, C], as libraries want them too, and words of
 4- and 8-bit fields."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -16,6 +16,8 @@ from nimlite.quant.rtn import group_size_for, nearest_int4, nearest_int8
 
 _LARGEST_ZERO = 127
 """That the kernels can subtract: 128 + zero has eight bits."""
+_PART = 1 << 28
+"""Elements that are rounded at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,9 @@ class ScaledRowsScheme:
 
     def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
         """Round each row with its own scale."""
+        return _in_parts(self._pack, weight_NC)
+
+    def _pack(self, weight_NC: torch.Tensor) -> PackedWeight:
         rows = reference.quantize_rows(weight_NC, self.dtype)
         tensors = {"weight": rows.values_TC, "scale": rows.scale_T1.flatten()}
         return PackedWeight(self.name, len(weight_NC), weight_NC.shape[1], tensors)
@@ -89,7 +94,7 @@ class Int8WordsScheme:
 
     def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
         """Round each row to nearest with its own scale."""
-        return self.pack_rounded(nearest_int8(weight_NC))
+        return _in_parts(lambda part_NC: self.pack_rounded(nearest_int8(part_NC)), weight_NC)
 
     def pack_rounded(self, weight: RoundedMatrix) -> PackedWeight:
         """The same values; sorted columns, zeros and groups that no field holds are rounded again,
@@ -126,8 +131,10 @@ class Int4WordsScheme:
 
     def pack(self, weight_NC: torch.Tensor) -> PackedWeight:
         """Round to nearest, in groups as large as may be."""
-        group_size = group_size_for(weight_NC.shape[1])
-        return self.pack_rounded(nearest_int4(weight_NC, group_size=group_size))
+        size = group_size_for(weight_NC.shape[1])
+        return _in_parts(
+            lambda part_NC: self.pack_rounded(nearest_int4(part_NC, group_size=size)), weight_NC
+        )
 
     def pack_rounded(self, weight: RoundedMatrix) -> PackedWeight:
         """The same values (each scale in fp16). Smaller groups and zeros that are not whole are
@@ -157,6 +164,25 @@ class Int4WordsScheme:
 
     def linear(self, x_TC: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
         return x_TC.float() @ self.unpack(weight).T
+
+
+def _in_parts(
+    pack: Callable[[torch.Tensor], PackedWeight], weight_NC: torch.Tensor
+) -> PackedWeight:
+    """`pack` of a few rows at a time: what rounding keeps in fp32 meanwhile is several times a
+    weight, and all experts of a layer are one."""
+    num_rows, num_columns = weight_NC.shape
+    parts = [pack(part_NC) for part_NC in weight_NC.split(max(1, _PART // num_columns))]
+    if len(parts) == 1:
+        return parts[0]
+
+    def joined(name: str) -> torch.Tensor:
+        tensors = [part.tensors[name] for part in parts]
+        by_groups = name != "weight" and tensors[0].ndim == 2
+        return torch.cat(tensors, dim=1 if by_groups else 0)
+
+    tensors = {name: joined(name) for name in parts[0].tensors}
+    return PackedWeight(parts[0].scheme, num_rows, num_columns, tensors)
 
 
 def _shape(weight: RoundedMatrix) -> tuple[int, int]:
