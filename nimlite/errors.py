@@ -10,6 +10,7 @@
     │       ├── ContextLengthError      prompt + max_tokens over the context, or over the KV pool
     │       ├── AuthenticationError     401
     │       ├── ModelNotFoundError      404
+    │       ├── RequestNotFoundError    404: nothing under way by that id
     │       └── PayloadTooLargeError    413
     ├── ArtifactError                   the outside world: downloads, disks
     │   ├── DownloadError
@@ -20,6 +21,9 @@
     │   ├── SelfTestError               built, but its output is not the reference's
     │   ├── NotReadyError               503: still starting, or draining
     │   ├── OverloadedError             429
+    │   ├── QuotaError                  429: the limits of one API key
+    │   ├── DeadlineError               504: the client's own time-out
+    │   ├── RequestCancelledError       499: by DELETE /v1/requests
     │   └── EngineDeadError             the engine loop ended; its requests end with this
     └── BenchmarkError                  a system under test that gives no figure
 
@@ -94,6 +98,13 @@ class ModelNotFoundError(RequestError):
     code = "model_not_found"
 
 
+class RequestNotFoundError(RequestError):
+    """No request of that id is under way."""
+
+    status = 404
+    code = "request_not_found"
+
+
 class PayloadTooLargeError(RequestError):
     """The body is larger than the server reads."""
 
@@ -147,6 +158,30 @@ class OverloadedError(EngineError):
     status = 429
     type = "rate_limit_error"
     code = "overloaded"
+
+
+class QuotaError(EngineError):
+    """The API key has no more for now."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class DeadlineError(EngineError):
+    """The time that the client gave has passed."""
+
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+
+
+class RequestCancelledError(EngineError):
+    """The client cancelled it by another request."""
+
+    status = 499
+    type = "request_cancelled"
+    code = "request_cancelled"
 
 
 class EngineDeadError(EngineError):

@@ -63,6 +63,7 @@ class _Service:
                     asked=settings.named("api_keys_file"),
                 ),
                 tls=tls_context(settings),
+                max_waiting=settings.max_queue_size,
                 cors=Cors.of(settings),
             )
         )

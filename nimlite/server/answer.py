@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -11,7 +12,8 @@ import anyio
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from nimlite.errors import NimliteError, NotReadyError
+from nimlite.errors import NimliteError
+from nimlite.server.caller import Caller
 from nimlite.server.choice import Piece
 from nimlite.server.errors import json_response
 from nimlite.server.generation import Generation, Job
@@ -66,13 +68,19 @@ class Answer(Response):
         self._stream = stream
         self._prepare = prepare
         self._encoder = encoder
+        self.caller = Caller()
+        self.answer_id = ""
         self._scope = anyio.CancelScope()
-        self._interrupted = False
+        self._interruption: NimliteError | None = None
+        self._is_whole = False
+        """All of it is on its way: too late to interrupt."""
         self._running_encoder: Encoder | None = None
         """Of a stream that has begun."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.caller = Caller.of(scope)
         self._state.running.add(self)
+        stop_clock = self.caller.on_deadline(self.interrupt)
         try:
             with self._scope:
                 watcher = asyncio.create_task(self._cancel_on_disconnect(receive))
@@ -81,13 +89,15 @@ class Answer(Response):
                 finally:
                     watcher.cancel()
         finally:
+            stop_clock()
             self._state.running.discard(self)
-        if self._interrupted:
-            await self._send_interruption(send)
+        if self._interruption is not None:
+            await self._send_interruption(send, self._interruption)
 
-    def interrupt(self) -> None:
-        self._interrupted = True
-        self._scope.cancel()
+    def interrupt(self, error: NimliteError) -> None:
+        if not self._is_whole:
+            self._interruption = error
+            self._scope.cancel()
 
     async def _cancel_on_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -95,16 +105,25 @@ class Answer(Response):
         self._scope.cancel()
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        model = self._state.admit(self._model_name)
-        job = await self._prepare(model)
-        generation = Generation(job, model, self._state.metrics)
-        encoder = self._encoder(model)
-        if self._stream:
-            await self._send_stream(_events(generation, encoder, job), encoder, send)
-        else:
-            pieces = await generation.joined_pieces()
-            response = json_response(encoder.whole(pieces, generation.usage()))
-            await response(scope, receive, send)
+        model, ticket = self._state.admit(self._model_name, self.caller)
+        num_tokens = 0
+        try:
+            job = for_caller(await self._prepare(model), self.caller)
+            self.answer_id = job.id
+            generation = Generation(job, model, self._state.metrics)
+            encoder = self._encoder(model)
+            try:
+                if self._stream:
+                    await self._send_stream(_events(generation, encoder, job), encoder, send)
+                else:
+                    pieces = await generation.joined_pieces()
+                    response = json_response(encoder.whole(pieces, generation.usage()))
+                    self._is_whole = True
+                    await response(scope, receive, send)
+            finally:
+                num_tokens = generation.usage().num_tokens
+        finally:
+            ticket.release(num_tokens)
 
     async def _send_stream(
         self, events: AsyncGenerator[bytes, None], encoder: Encoder, send: Send
@@ -123,10 +142,10 @@ class Answer(Response):
             except Exception:  # noqa: BLE001 - the edge: a stream can only end with an event
                 _log.exception("A stream ended by an internal error")
                 await _send_body(send, encoder.failure(None))
+            self._is_whole = True
             await _send_body(send, b"", more=False)
 
-    async def _send_interruption(self, send: Send) -> None:
-        error = NotReadyError("The server shut down before the answer was complete.")
+    async def _send_interruption(self, send: Send, error: NimliteError) -> None:
         if self._running_encoder is None:
             raise error
         await _send_body(send, self._running_encoder.failure(error), more=False)
@@ -154,6 +173,11 @@ async def _start_stream(send: Send) -> None:
         b"x-accel-buffering": b"no",
     }
     await send({"type": "http.response.start", "status": 200, "headers": list(headers.items())})
+
+
+def for_caller(job: Job, caller: Caller) -> Job:
+    """The job as whose it is."""
+    return dataclasses.replace(job, client=caller.client(job.user), weight=caller.key.weight)
 
 
 def new_id(prefix: str) -> str:

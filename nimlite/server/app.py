@@ -14,6 +14,7 @@ from nimlite.server.anthropic.body import CountTokensRequest, MessagesRequest
 from nimlite.server.anthropic.endpoint import answer_messages
 from nimlite.server.api_keys import KeyCheck
 from nimlite.server.body_limit import BodyLimit
+from nimlite.server.caller import Caller
 from nimlite.server.chat import answer_chat
 from nimlite.server.completions import answer_completion
 from nimlite.server.errors import ErrorBody, install_error_handlers, json_response
@@ -64,6 +65,7 @@ def create_app(state: ServerState) -> FastAPI:
     _add_generation(app, state)
     _add_responses(app, state)
     _add_messages(app, state)
+    _add_requests(app, state)
     _add_tokenization(app, state)
     _add_models(app, state)
     _add_health(app, state)
@@ -87,7 +89,8 @@ def _add_responses(app: FastAPI, state: ServerState) -> None:
 
     @app.post("/v1/responses", openapi_extra=_body_schema(ResponsesRequest))
     async def create_response(request: Request) -> Response:
-        return await responses.create(await read_body(request, ResponsesRequest))
+        body = await read_body(request, ResponsesRequest)
+        return await responses.create(body, Caller.of(request.scope))
 
     @app.get("/v1/responses/{response_id}")
     async def get_response(response_id: str) -> Response:
@@ -104,6 +107,15 @@ def _add_responses(app: FastAPI, state: ServerState) -> None:
     @app.delete("/v1/responses/{response_id}")
     async def delete_response(response_id: str) -> Response:
         return json_response(await responses.delete(response_id))
+
+
+def _add_requests(app: FastAPI, state: ServerState) -> None:
+    # An id is the client's own, and may hold slashes.
+    @app.delete("/v1/requests/{request_id:path}")
+    async def cancel_request(request_id: str, request: Request) -> Response:
+        num_cancelled = state.cancel(request_id, Caller.of(request.scope))
+        answer = {"id": request_id, "object": "request", "num_cancelled": num_cancelled}
+        return json_response(answer)
 
 
 def _add_messages(app: FastAPI, state: ServerState) -> None:

@@ -12,6 +12,9 @@ from nimlite.server.errors import error_object
 
 _MAX_HEAD_BYTES = 64 * 1024
 """Of the address and all headers, as h11 has it. The parser in use has no limit of its own."""
+_STALL_S = 120.0
+"""Seconds in which a client that is sent more than fits into its socket and 64 KiB must take some
+of it: else it is cut off, for it may have gone without a word."""
 _HEAD_S = 30.0
 """Seconds for a head: from the connection on, or from the first byte after an answer."""
 
@@ -20,8 +23,12 @@ class Connection(HttpToolsProtocol):
     """Answers 431 to a long head and 408 to a slow one, and closes. Of a head that goes on it holds
     at most the limit and what two reads bring."""
 
-    def __init__(self, *args: Any, head_s: float = _HEAD_S, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, head_s: float = _HEAD_S, stall_s: float = _STALL_S, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._stall_s = stall_s
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._head_s = head_s
         self._head_bytes: int | None = None
         """Of a head that goes on, without the read that it began in, which may hold a body, too."""
@@ -33,7 +40,21 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_stall_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stall_timer = self.loop.call_later(self._stall_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_stall_timer()
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():

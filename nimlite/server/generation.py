@@ -34,6 +34,11 @@ class Job:
     grammar: Grammar | None = None
     echo: bool = False
     priority: int = 0
+    user: str = ""
+    """Whom the body names."""
+    client: str = ""
+    """Whose it is, where clients share the engine."""
+    weight: float = 1.0
     cache_salt: str = ""
     num_speculative_tokens: int | None = None
 
@@ -110,6 +115,8 @@ class Generation:
                 prompt_token_ids=prompt.token_ids,
                 params=_params_of_sample(job.params, sample),
                 priority=job.priority,
+                client=job.client,
+                weight=job.weight,
                 group=f"{job.id}-{prompt_index}" if job.n > 1 else None,
                 cache_salt=job.cache_salt,
                 grammar=job.grammar,

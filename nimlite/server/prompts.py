@@ -54,6 +54,7 @@ def build_job(
         grammar=grammar or grammar_of(body),
         echo=echo,
         priority=body.priority or 0,
+        user=body.user or "",
         cache_salt=body.cache_salt or "",
         num_speculative_tokens=body.num_speculative_tokens,
     )

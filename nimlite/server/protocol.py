@@ -84,7 +84,7 @@ class GenerationBody(StructuredBody):
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     """Log-probabilities of the prompt's tokens, and of so many of the likeliest at each."""
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
-    """Lower runs first."""
+    """Lower runs first, and takes the place of higher ones where there is not room for both."""
     cache_salt: Annotated[str, Field(max_length=256)] | None = None
     """The prefix cache is shared only between requests of equal salt."""
 
@@ -92,8 +92,9 @@ class GenerationBody(StructuredBody):
     """Tokens guessed in a step at most, 0: none. Unset: as the server is set."""
 
     user: str | None = None
-    """Without effect, as are the next ones."""
+    """Where no API keys are set: requests of one user share what is one user's."""
     metadata: dict[str, str] | None = None
+    """Without effect, as are the next ones."""
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

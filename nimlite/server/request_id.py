@@ -5,6 +5,8 @@ import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nimlite.server.caller import REQUEST_ID
+
 _ID = re.compile(rb"[\x21-\x7e]{1,256}")
 _HEADER = b"x-request-id"
 
@@ -21,6 +23,7 @@ class RequestId:
             return
         given = dict(scope["headers"]).get(_HEADER, b"")
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        scope[REQUEST_ID] = request_id.decode()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from nimlite.errors import NimliteError, SettingError
+from nimlite.errors import NimliteError, NotReadyError, SettingError
 from nimlite.server.app import create_app
 from nimlite.server.config import ServerConfig
 from nimlite.server.connection import Connection
@@ -83,7 +83,7 @@ class DrainingServer(uvicorn.Server):
         answers = list(self._state.running)
         _log.warning("Interrupting %d answers that are still running", len(answers))
         for answer in answers:
-            answer.interrupt()
+            answer.interrupt(NotReadyError("The server shut down before the answer was complete."))
 
 
 async def serve(state: ServerState, load: Callable[[], Awaitable[ServedModel]]) -> None:

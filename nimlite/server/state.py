@@ -6,8 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nimlite.engine.request import Delta, EngineStats, Request
-from nimlite.errors import EngineError, ModelNotFoundError, NotReadyError, OverloadedError
+from nimlite.errors import (
+    EngineError,
+    ModelNotFoundError,
+    NimliteError,
+    NotReadyError,
+    RequestCancelledError,
+    RequestNotFoundError,
+)
 from nimlite.observe.metrics import ServerMetrics
+from nimlite.server.admission import Admission, Ticket
+from nimlite.server.caller import Caller
 from nimlite.server.config import ServerConfig
 from nimlite.server.startup import Startup
 from nimlite.server.tokenizer import Tokenizer
@@ -60,7 +69,11 @@ class ServedModel:
 class Interruptible(Protocol):
     """An answer under way."""
 
-    def interrupt(self) -> None:
+    caller: Caller
+    answer_id: str
+    """Empty before it is known."""
+
+    def interrupt(self, error: NimliteError) -> None:
         """End it now with an error that the client can read."""
 
 
@@ -72,6 +85,7 @@ class ServerState:
         self.startup = Startup()
         self.metrics = ServerMetrics(config.served_model_names[0], self._stats)
         self.running: set[Interruptible] = set()
+        self.admission = Admission(config.max_waiting)
         self.plan: Mapping[str, Any] = {}
         """What was decided for this machine, for the status page."""
         self.draining = False
@@ -107,17 +121,33 @@ class ServerState:
             raise NotReadyError("The server is shutting down and takes no new requests.")
         return self.model
 
-    def admit(self, model_name: str) -> ServedModel:
-        """For a new request. Raises ModelNotFoundError, NotReadyError or OverloadedError."""
+    def admit(self, model_name: str, caller: Caller) -> tuple[ServedModel, Ticket]:
+        """For a new request. Raises ModelNotFoundError, NotReadyError, QuotaError or
+        OverloadedError."""
         self.require_name(model_name)
         model = self.require_ready()
         num_waiting = model.engine.stats().num_waiting
-        if num_waiting >= self.config.max_waiting:
-            raise OverloadedError(
-                f"The server is overloaded: {num_waiting} requests are waiting and the limit is "
-                f"{self.config.max_waiting}. Try again in a moment."
+        ticket = self.admission.take(
+            caller.key, num_waiting=num_waiting, max_num_seqs=model.max_num_seqs
+        )
+        return model, ticket
+
+    def cancel(self, given_id: str, caller: Caller) -> int:
+        """End what is under way by that X-Request-Id, or that id of an answer, of the same API key.
+        Returns how many. Raises RequestNotFoundError."""
+        found = [
+            answer
+            for answer in self.running
+            if given_id in (answer.caller.request_id, answer.answer_id)
+            and answer.caller.key.name == caller.key.name
+        ]
+        if not found:
+            raise RequestNotFoundError(
+                f"No request {given_id[:100]!r} is under way: it has ended, or was never here."
             )
-        return model
+        for answer in found:
+            answer.interrupt(RequestCancelledError("The request was cancelled by its client."))
+        return len(found)
 
     def require_name(self, model_name: str) -> None:
         """Raises ModelNotFoundError where `model_name` isn't served."""

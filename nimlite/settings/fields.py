@@ -112,12 +112,15 @@ class Settings:
     """Address to listen on."""
     server_port: Annotated[Port, Group.SERVER] = 8000
     """TCP port to listen on."""
+    max_queue_size: Annotated[Count, Group.SERVER] = 1024
+    """Requests that wait at most; further ones are told when to come back."""
     api_key: Annotated[KeyDigests, Group.SERVER] = ()
     """The keys that clients must send one of, with commas between them. A key, or sha256: and its
     hex SHA-256. Others on the machine may see a command line: prefer the variable or the file.
     Unset: all who reach the port may ask."""
     api_keys_file: Annotated[FilePath | None, Group.SERVER] = None
-    """A file with further keys, one a line."""
+    """A file with further keys, one a line; behind a key may stand its limits, as
+    max_in_flight=8 tokens_per_minute=60000 weight=2."""
     ssl_mode: Annotated[SSLModeName, Group.SERVER] = SSLMode.DISABLED
     """DISABLED (plain HTTP), TLS, or MTLS, which asks clients for a certificate, too."""
     ssl_key_path: Annotated[FilePath | None, Group.SERVER] = None

@@ -122,7 +122,7 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
     digest = hashlib.sha256(SECOND.encode()).hexdigest()
     file.write_text(f"# of the team\n{FIRST}\n\n  sha256:{digest}  \n")
     keys = ApiKeys.read((), file, asked="")
-    assert [keys.admit(key.encode()) for key in (FIRST, SECOND, WRONG, "", digest)] == [
+    assert [keys.find(key.encode()) is not None for key in (FIRST, SECOND, WRONG, "", digest)] == [
         True,
         True,
         False,
@@ -130,6 +130,11 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
         False,
     ]
     assert FIRST not in repr(keys)
+    file.write_text(f"{FIRST} weight=0.5  max_in_flight=8 tokens_per_minute=600\n")
+    found = ApiKeys.read((), file, asked="").find(FIRST.encode())
+    assert found is not None
+    assert (found.weight, found.max_in_flight, found.tokens_per_minute) == (0.5, 8, 600)
+    assert found.name == hashlib.sha256(FIRST.encode()).hexdigest()[:16]
 
 
 def test_keys_that_can_not_be_used(tmp_path: Path) -> None:
@@ -147,6 +152,12 @@ def test_keys_that_can_not_be_used(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"keys:2: no key. Allowed: 16 to 256") as raised:
         ApiKeys.read((), file, asked=asked)
     assert "two keys" not in str(raised.value)
+    for behind, what in ((SECOND, "what stands behind the key"), ("weight=0", "the weight")):
+        file.write_text(f"{FIRST} {behind}\n")
+        with pytest.raises(SettingError, match=f"keys:1: {what} can't be used") as raised:
+            ApiKeys.read((), file, asked=asked)
+        assert "Allowed: weight=N, max_in_flight=N, tokens_per_minute=N" in str(raised.value)
+        assert SECOND not in str(raised.value)
 
 
 @pytest.mark.parametrize("key", ["short-secret", "a secret with spaces", "sha256:secret-no-hex"])

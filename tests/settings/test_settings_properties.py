@@ -38,6 +38,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "max_num_tokens": st.integers(256, 9000),
     "kvcache_percent": st.sampled_from([0.25, 0.5, 1.0]),
     "kv_precision": st.sampled_from(["fp8", "bf16"]),
+    "max_queue_size": st.integers(1, 5000),
     "enable_kv_cache_reuse": st.booleans(),
     "num_threads": st.integers(1, 64),
     "served_model_name": st.lists(st.sampled_from(["a", "b/c"]), min_size=1),

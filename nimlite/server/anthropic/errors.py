@@ -5,7 +5,7 @@ from typing import Any
 
 from nimlite.errors import NimliteError
 
-_TYPES = {
+_TYPES: dict[int, str] = {
     http.HTTPStatus.UNAUTHORIZED: "authentication_error",
     http.HTTPStatus.FORBIDDEN: "permission_error",
     http.HTTPStatus.NOT_FOUND: "not_found_error",
@@ -26,5 +26,5 @@ def anthropic_error(error: NimliteError | None) -> dict[str, Any]:
 def anthropic_error_object(message: str, status: int) -> dict[str, Any]:
     """The body of an answer with this status."""
     default = "invalid_request_error" if status < 500 else "api_error"
-    error_type = _TYPES.get(http.HTTPStatus(status), default)
+    error_type = _TYPES.get(status, default)
     return {"type": "error", "error": {"type": error_type, "message": message}}

@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from nimlite.errors import NimliteError, NotReadyError
+from nimlite.errors import NimliteError, RequestCancelledError
+from nimlite.server.admission import Ticket
+from nimlite.server.caller import Caller
 from nimlite.server.generation import Generation
 from nimlite.server.responses.encoder import ResponseEncoder
 
@@ -19,19 +21,27 @@ class BackgroundResponse:
         generation: Generation,
         encoder: ResponseEncoder,
         on_end: Callable[["BackgroundResponse"], None],
+        *,
+        answer_id: str,
+        caller: Caller,
+        ticket: Ticket,
     ) -> None:
+        self.answer_id = answer_id
+        self.caller = caller
+        self._ticket = ticket
+        self._stop_clock = caller.on_deadline(self.interrupt)
         self._generation = generation
         self._encoder = encoder
         self._on_end = on_end
-        self._interrupted = False
+        self._interruption: NimliteError | None = None
         self._task = asyncio.create_task(self._run())
 
     async def cancel(self) -> None:
         self._task.cancel()
         await asyncio.wait([self._task])
 
-    def interrupt(self) -> None:
-        self._interrupted = True
+    def interrupt(self, error: NimliteError) -> None:
+        self._interruption = error
         self._task.cancel()
 
     async def _run(self) -> None:
@@ -46,11 +56,13 @@ class BackgroundResponse:
             _log.exception("A response in the background ended by an internal error")
             self._encoder.failed(None)
         finally:
+            self._stop_clock()
+            self._ticket.release(self._generation.usage().num_tokens)
             self._on_end(self)
 
     def _end_early(self) -> None:
-        if self._interrupted:
-            text = "The server shut down before the answer was complete."
-            self._encoder.failed(NotReadyError(text))
-        else:
+        error = self._interruption
+        if error is None or isinstance(error, RequestCancelledError):
             self._encoder.cancelled()
+        else:
+            self._encoder.failed(error)

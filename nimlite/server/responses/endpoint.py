@@ -6,7 +6,8 @@ from fastapi import Response
 from pydantic import TypeAdapter
 
 from nimlite.errors import RequestError
-from nimlite.server.answer import Answer
+from nimlite.server.answer import Answer, for_caller
+from nimlite.server.caller import Caller
 from nimlite.server.chat import chat_job
 from nimlite.server.errors import json_response
 from nimlite.server.generation import Generation
@@ -36,7 +37,7 @@ class Responses:
         config = state.config
         self._store = ResponseStore(config.max_stored_responses, config.max_stored_bytes)
 
-    async def create(self, body: ResponsesRequest) -> Response:
+    async def create(self, body: ResponsesRequest, caller: Caller) -> Response:
         """The response, its events, or in the background its beginning."""
         own = body.input
         if isinstance(own, str):
@@ -45,7 +46,7 @@ class Responses:
         creation = _Creation(self._store, body, items, num_own_items=len(own))
         chat = to_chat(body, items)
         if body.background:
-            return await self._start(creation, chat)
+            return await self._start(creation, chat, caller)
         return Answer(
             self._state,
             model_name=body.model,
@@ -108,11 +109,24 @@ class Responses:
             )
         return (*stored.items, *_ITEMS.validate_python(stored.response["output"]))
 
-    async def _start(self, creation: "_Creation", chat: ChatCompletionRequest) -> Response:
-        model = self._state.admit(chat.model)
-        job = await chat_job(chat, creation.id, model)
-        generation = Generation(job, model, self._state.metrics)
-        running = BackgroundResponse(generation, creation.encoder, self._state.running.discard)
+    async def _start(
+        self, creation: "_Creation", chat: ChatCompletionRequest, caller: Caller
+    ) -> Response:
+        model, ticket = self._state.admit(chat.model, caller)
+        try:
+            job = for_caller(await chat_job(chat, creation.id, model), caller)
+            generation = Generation(job, model, self._state.metrics)
+        except BaseException:
+            ticket.release(0)
+            raise
+        running = BackgroundResponse(
+            generation,
+            creation.encoder,
+            self._state.running.discard,
+            answer_id=creation.id,
+            caller=caller,
+            ticket=ticket,
+        )
         self._state.running.add(running)
         creation.running = running
         return json_response(creation.encoder.begun())
