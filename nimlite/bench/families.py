@@ -143,7 +143,7 @@ class _CountedKernels(TritonKernels):
         self.touched: list[tuple[int, torch.Tensor]] = []
         """By call: rows, and experts."""
 
-    def capture(self, forward: Forward, batch: Batch) -> Step:
+    def capture(self, forward: Forward, batch: Batch, *, decodes: bool = True) -> Step:
         return lambda counts: forward(used_part(batch, counts))
 
     def moe(self, x_TD: torch.Tensor, router_TE: torch.Tensor, experts: Experts) -> torch.Tensor:

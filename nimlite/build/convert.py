@@ -107,7 +107,8 @@ def convert_on_device(
 
 def _sources(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, WeightSource]:
     sources = sources_of(checkpoint, spec)
-    missing = [n for source in sources.values() for n in source.names if n not in checkpoint.names]
+    needed = [t.name for s in sources.values() for t in s.tensors if not t.optional]
+    missing = [name for name in needed if name not in checkpoint.names]
     if missing:
         raise ModelError(
             f"The checkpoint lacks {len(missing)} tensors of a {spec.architecture}, such as"
@@ -127,6 +128,8 @@ def read_parts(
 
 
 def _read(checkpoint: Checkpoint, stored: Stored, staging: Staging) -> torch.Tensor:
+    if stored.optional and stored.name not in checkpoint.names:
+        return torch.zeros(stored.shape, device=staging.device)
     tensor = checkpoint.stored(stored.name, staging)
     if stored.shape != tuple(tensor.shape):
         raise ModelError(

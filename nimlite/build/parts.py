@@ -17,6 +17,8 @@ def sources_of(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, WeightSourc
     """
 
     def found(stored: Stored) -> Stored:
+        if stored.otherwise and stored.name not in checkpoint.names:
+            return found(replace(stored, name=stored.otherwise, otherwise=""))
         short = stored.name.partition(".")[2]
         is_short = stored.name not in checkpoint.names and short in checkpoint.names
         return replace(stored, name=short) if is_short else stored

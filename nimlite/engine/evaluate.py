@@ -1,12 +1,13 @@
 """The logits of a whole text, outside of serving: for the self-test and for tests."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from nimlite.kernels.base import Batch, Kernels, KVLayout
 from nimlite.layers.model import Model
+from nimlite.models.spec import NUM_SOURCE_TOKENS
 
 _TABLE_WIDTH = 16
 """Tables are widened to a multiple of it, as those of most engines are: for a stride with another
@@ -32,7 +33,7 @@ class Evaluation:
     def greedy(self, prompt: Sequence[int], num_tokens: int) -> list[int]:
         """The likeliest tokens after the prompt, each in a step of its own."""
         text, start = list(prompt), 0
-        step = _steps(self.model, self.kernels, len(prompt) + num_tokens)
+        step = _steps(self.model, self.kernels, len(prompt) + num_tokens, prompt)
         for _ in range(num_tokens):
             logits_TV = step(text, start, len(text))
             start = len(text)
@@ -52,7 +53,7 @@ def prompt_logits(
     num_tokens = len(token_ids)
     num_prefilled = max(1, num_tokens - num_decoded)
     steps = [(0, num_prefilled), *((i, i + 1) for i in range(num_prefilled, num_tokens))]
-    step = _steps(model, kernels, num_tokens)
+    step = _steps(model, kernels, num_tokens, token_ids)
     return torch.cat([step(token_ids, start, end) for start, end in steps])
 
 
@@ -60,17 +61,32 @@ Step = Callable[[Sequence[int], int, int], torch.Tensor]
 """A text, and the bounds of the tokens to compute now: their fp32 logits_TV."""
 
 
-def _steps(model: Model, kernels: Kernels, max_tokens: int) -> Step:
-    """The steps of one text of at most `max_tokens`, over a pool of its own."""
+def _steps(model: Model, kernels: Kernels, max_tokens: int, beginning: Sequence[int]) -> Step:
+    """The steps of one text of at most `max_tokens`, over a pool of its own. An encoder has read
+    its `beginning` by then."""
     layout = model.layout
-    num_blocks = -(-max_tokens // layout.block_size)
+    source = beginning[:NUM_SOURCE_TOKENS] if model.spec.encoder else []
+    num_own, num_cross = (-(-count // layout.block_size) for count in (max_tokens, len(source)))
+    num_blocks = num_own + num_cross
     own = KVLayout(
         num_blocks, layout.block_size, layout.num_kv_heads, layout.head_dim, layout.dtype
     )
     kv = kernels.allocate_kv(model.num_layers, own)
+    cross: dict[str, torch.Tensor] = {}
+    if source:
+        read = _batch(source, (0, len(source)), num_cross, kv.device)
+        first = num_own * layout.block_size
+        read = replace(
+            read,
+            slots_T=read.slots_T + first,
+            block_tables_SB=read.block_tables_SB + num_own,
+            logit_rows_R=read.logit_rows_R[:0],
+        )
+        model.encode(read, kv, kernels)
+        cross = {"cross_lens_S": read.context_lens_S, "cross_tables_SB": read.block_tables_SB}
 
     def step(token_ids: Sequence[int], start: int, end: int) -> torch.Tensor:
-        batch = _batch(token_ids, (start, end), num_blocks, kv.device)
+        batch = replace(_batch(token_ids, (start, end), num_own, kv.device), **cross)
         # a recorded or reused buffer may hold a step's logits only until the next one
         return model(batch, kv, kernels).float().clone()
 

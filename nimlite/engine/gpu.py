@@ -158,7 +158,7 @@ class GpuBackend:
 class _UnrecordedKernels(TritonKernels):
     """Every step runs kernel by kernel."""
 
-    def capture(self, forward: Forward, batch: Batch) -> Step:
+    def capture(self, forward: Forward, batch: Batch, *, decodes: bool = True) -> Step:
         return lambda counts: forward(used_part(batch, counts))
 
 

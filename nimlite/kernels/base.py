@@ -9,7 +9,7 @@ Implementations: `torch_kernels.py` (plain torch, right everywhere), `cpu/` (C++
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -33,6 +33,17 @@ class Batch:
     block_tables_SB: torch.Tensor
     logit_rows_R: torch.Tensor
     """Indices into T."""
+    cross_lens_S: torch.Tensor | None = None
+    """Tokens of what the encoder has read for the sequence; None: there is no encoder."""
+    cross_tables_SB: torch.Tensor | None = None
+    """The blocks of their keys and values."""
+
+    @property
+    def cross(self) -> "Batch":
+        """The same queries over the encoder's keys and values."""
+        assert self.cross_lens_S is not None and self.cross_tables_SB is not None
+        tables = {"context_lens_S": self.cross_lens_S, "block_tables_SB": self.cross_tables_SB}
+        return replace(self, **tables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,11 @@ class Scores:
     """scores -> cap * tanh(scores / cap), after the scale; 0: not."""
     slopes_H: torch.Tensor | None = None
     """fp32: what each token between query and key takes off a score, by query head."""
+    bias_HP: torch.Tensor | None = None
+    """fp32 [H, 2 * reach + 1]: what is added to a score, by query head; column reach + d where the
+    key stands d tokens before the query, and the first or the last one beyond the reach."""
+    causal: bool = True
+    """False: a query sees all of the context, and must not be cut off by a window."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,10 +133,11 @@ class Kernels(Protocol):
         """The whole pool, [layers, 2, blocks, G, …]: strides and inner layout belong to the
         implementation. Index [l, 0] holds keys, [l, 1] values; [:, :, b] is all of block b."""
 
-    def capture(self, forward: Forward, batch: Batch) -> Step:
+    def capture(self, forward: Forward, batch: Batch, *, decodes: bool = True) -> Step:
         """Prepare `forward` to run again and again over the static buffers of `batch`, with the
         least overhead that the device allows: recorded once and replayed where it can be. The
-        weights and the pool must outlive the step."""
+        weights and the pool must outlive the step. `decodes`: most steps have one token a
+        sequence."""
 
     def embed(
         self, weight: PackedWeight, token_ids_T: torch.Tensor, scale: float = 1.0, first: int = 0
@@ -232,7 +249,8 @@ class Kernels(Protocol):
         num_heads: int,
         scores: Scores,
     ) -> torch.Tensor:
-        """Causal attention of the queries in qkv over the paged context: o_T(H*K)."""
+        """Attention of the queries, with which each row of qkv begins, over the paged context:
+        o_T(H*K)."""
 
     def gated_activation(
         self, gate_up_T2I: torch.Tensor, activation: str, consumer: PackedWeight | None = None

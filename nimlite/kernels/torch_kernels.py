@@ -38,7 +38,7 @@ class TorchKernels:
         inner = (layout.block_size, layout.head_dim)
         return torch.zeros(*shape, *inner, dtype=layout.dtype, device=self._device)
 
-    def capture(self, forward: Forward, batch: Batch) -> Step:
+    def capture(self, forward: Forward, batch: Batch, *, decodes: bool = True) -> Step:
         """Nothing is recorded: each step runs on the used part of the buffers."""
         return lambda counts: forward(used_part(batch, counts))
 
@@ -259,12 +259,16 @@ def _attend(
     scores: Scores,
 ) -> torch.Tensor:
     """o_HQK of one sequence. `distance_QC`: how far before the query the key stands."""
-    seen_QC = distance_QC >= 0
+    seen_QC = distance_QC >= 0 if scores.causal else torch.ones_like(distance_QC, dtype=torch.bool)
     if scores.window:
         seen_QC &= distance_QC < scores.window
     mask = seen_QC
     if scores.slopes_H is not None:
         mask = scores.slopes_H[:, None, None] * -distance_QC
+        mask = mask.masked_fill(~seen_QC, -torch.inf)
+    if scores.bias_HP is not None:
+        reach = scores.bias_HP.shape[1] // 2
+        mask = scores.bias_HP[:, distance_QC.clamp(-reach, reach) + reach]
         mask = mask.masked_fill(~seen_QC, -torch.inf)
     if not scores.soft_cap:
         return F.scaled_dot_product_attention(
@@ -285,8 +289,11 @@ def _attend(
 def used_part(batch: Batch, counts: Counts) -> Batch:
     """Views of the static buffers, cut to the counts."""
     tokens, sequences = counts.num_tokens, counts.num_sequences
+    lens_S, tables_SB = batch.cross_lens_S, batch.cross_tables_SB
     return replace(
         batch,
+        cross_lens_S=None if lens_S is None else lens_S[:sequences],
+        cross_tables_SB=None if tables_SB is None else tables_SB[:sequences],
         token_ids_T=batch.token_ids_T[:tokens],
         positions_T=batch.positions_T[:tokens],
         slots_T=batch.slots_T[:tokens],

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from nimlite.kernels.base import Batch, Kernels, KVLayout, Scores
-from nimlite.layers.linear import Linear, Weights, dense
+from nimlite.layers.linear import Linear, Weights, dense, device_of
+from nimlite.layers.relative_bias import bias_by_distance
 from nimlite.layers.shard import Shard
 from nimlite.models.spec import ModelSpec
 
@@ -21,7 +22,7 @@ class HeadNorms:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Fused QKV, positions, paged causal attention, output projection."""
+    """Fused QKV, positions, paged attention, output projection."""
 
     qkv: Linear
     output: Linear
@@ -52,7 +53,11 @@ class Attention:
         heads, slopes_H = shard.heads(spec.num_heads, spec.num_kv_heads), None
         if spec.alibi_slopes:
             mine = [spec.alibi_slopes[head] for head in heads]
-            slopes_H = torch.tensor(mine, device=dense(weights, "final_norm").device)
+            slopes_H = torch.tensor(mine, device=device_of(weights))
+        bias_HP = None
+        if spec.relative_bias is not None:
+            values_HN = dense(weights, "relative_bias")
+            bias_HP = bias_by_distance(spec.relative_bias, values_HN, causal=spec.causal)
         return cls(
             qkv=qkv,
             output=Linear.load(weights, f"{name}.output", is_partial=shard.world > 1),
@@ -63,6 +68,8 @@ class Attention:
                 window=spec.window(layer),
                 soft_cap=spec.attention_soft_cap,
                 slopes_H=slopes_H,
+                bias_HP=bias_HP,
+                causal=spec.causal,
             ),
             cos_sin_PK=cos_sin_PK,
             head_norms=head_norms,

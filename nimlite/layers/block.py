@@ -11,10 +11,12 @@ import torch
 
 from nimlite.kernels.base import Batch, Kernels
 from nimlite.layers.attention import Attention
+from nimlite.layers.cross_attention import CrossAttention
+from nimlite.layers.embedding import Head
 from nimlite.layers.linear import Weights, packed
 from nimlite.layers.mlp import MLP, load_mlp
 from nimlite.layers.moe import load_moe
-from nimlite.layers.norm import Norm, load_norm
+from nimlite.layers.norm import NoNorm, Norm, load_norm
 from nimlite.layers.shard import Shard
 from nimlite.models.spec import ModelSpec
 from nimlite.quant.base import PackedWeight
@@ -42,9 +44,11 @@ class Block(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SequentialBlock:
-    """x += attention(norm(x)); x += mlp(norm(x))."""
+    """x += attention(norm(x)); x += mlp(norm(x)); between them x += cross(norm(x)), where there is
+    an encoder."""
 
     attention: Attention
+    cross: CrossAttention | None
     post_norm: Norm
     mlp: MLP
     next_norm: Norm
@@ -58,12 +62,57 @@ class SequentialBlock:
         kernels: Kernels,
         rows_R: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        x_TD = self.attention(x_TD, kv, batch, kernels, rows_R, added=True)
+        if self.cross is None:
+            x_TD = self.attention(x_TD, kv, batch, kernels, rows_R, added=True)
+        else:  # whose queries are told apart by the sequences, and so are all of them
+            x_TD = self.attention(x_TD, kv, batch, kernels, added=True)
+            x_TD = self.cross.norm.add(x_TD, residual_TD, kernels)
+            x_TD = self.cross(x_TD, kv, batch, kernels, rows_R, added=True)
         if rows_R is not None:
             residual_TD = kernels.take_rows(residual_TD, rows_R)
         x_TD = self.post_norm.add(x_TD, residual_TD, kernels)
         x_TD = self.mlp(x_TD, kernels, added=True)
         return self.next_norm.add(x_TD, residual_TD, kernels), residual_TD
+
+
+@dataclass(frozen=True, slots=True)
+class PostBlock:
+    """x = norm(x + attention(x)); x = norm(x + mlp(x)) (Vaswani et al., 2017, arXiv:1706.03762);
+    between them x = norm(x + cross(x)), where there is an encoder.
+
+    What comes in is the stream itself: a residual beside it would be the same.
+    """
+
+    attention: Attention
+    attention_out_norm: Norm
+    cross: CrossAttention | None
+    mlp: MLP
+    mlp_out_norm: Norm
+
+    def __call__(
+        self,
+        x_TD: torch.Tensor,
+        residual_TD: torch.Tensor,
+        kv: torch.Tensor,
+        batch: Batch,
+        kernels: Kernels,
+        rows_R: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        own_R = rows_R if self.cross is None else None
+        y_TD = self.attention(x_TD, kv, batch, kernels, own_R, added=True)
+        residual_TD = _stream(x_TD, kernels, own_R)
+        x_TD = self.attention_out_norm.add(y_TD, residual_TD, kernels)
+        if self.cross is not None:
+            y_TD = self.cross(x_TD, kv, batch, kernels, rows_R, added=True)
+            residual_TD = _stream(x_TD, kernels, rows_R)
+            x_TD = self.cross.norm.add(y_TD, residual_TD, kernels)
+        y_TD = self.mlp(x_TD, kernels, added=True)
+        residual_TD = kernels.widen(x_TD)
+        return self.mlp_out_norm.add(y_TD, residual_TD, kernels), residual_TD
+
+
+def _stream(x_TD: torch.Tensor, kernels: Kernels, rows_R: torch.Tensor | None) -> torch.Tensor:
+    return kernels.widen(x_TD if rows_R is None else kernels.take_rows(x_TD, rows_R))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +182,7 @@ def load_block(
     shard: Shard,
     attention: Attention,
     next_norm: Norm,
+    cross: CrossAttention | None = None,
 ) -> Block:
     """The layer of the model's kind."""
     mlp = _load_mlp(spec, weights, layer, shard)
@@ -142,7 +192,7 @@ def load_block(
 
     match spec.block:
         case "sequential":
-            return SequentialBlock(attention, norm("post_norm", mlp.first), mlp, next_norm)
+            return SequentialBlock(attention, cross, norm("post_norm", mlp.first), mlp, next_norm)
         case "sandwich":
             return SandwichBlock(
                 attention=attention,
@@ -158,12 +208,31 @@ def load_block(
             return ParallelBlock(
                 attention, input_norm(spec, weights, layer, shard), True, mlp, next_norm
             )
+        case "post":
+            out_norm = norm("attention_out_norm")
+            return PostBlock(attention, out_norm, cross, mlp, next_norm)
 
 
 def _load_mlp(spec: ModelSpec, weights: Weights, layer: int, shard: Shard) -> MLP:
     if spec.moe is not None and spec.is_sparse(layer):
         return load_moe(spec, spec.moe, weights, layer, shard)
     return load_mlp(spec, weights, layer, shard)
+
+
+def norms_of(spec: ModelSpec, weights: Weights, shard: Shard, head: Head | None) -> list[Norm]:
+    """What is applied before the rank's first layer, and behind each: the norm in front of the next
+    one, or, in a post block, its last. `head`: what the result goes to; None: nowhere, or to
+    several."""
+    layers = shard.layers(spec.num_layers)
+    if spec.block == "post":
+        assert spec.embedding_norm and shard.stages == 1, "what comes into a post block is normed"
+        names = ["embedding_norm", *(f"layers.{i}.mlp_out_norm" for i in layers)]
+        # the residual is these results, too, and so they are not rounded for what follows
+        return [load_norm(spec, weights, name) for name in names]
+    norms: list[Norm] = [input_norm(spec, weights, i, shard) for i in layers]
+    consumer = head.linear.weight if head else None
+    last = load_norm(spec, weights, "final_norm", consumer) if shard.is_last else NoNorm()
+    return [*norms, last]
 
 
 def input_norm(spec: ModelSpec, weights: Weights, layer: int, shard: Shard) -> Norm:

@@ -1,4 +1,4 @@
-"""The one forward that every decoder-only family shares, composed from its spec."""
+"""The one forward that every decoder shares, composed from its spec."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,12 @@ import torch
 
 from nimlite.kernels.base import Batch, Kernels, KVLayout
 from nimlite.layers.attention import Attention
-from nimlite.layers.block import Block, input_norm, load_block
+from nimlite.layers.block import Block, load_block, norms_of
+from nimlite.layers.cross_attention import CrossAttention
 from nimlite.layers.embedding import Embedding, Handover, Head
-from nimlite.layers.linear import Weights, dense
-from nimlite.layers.norm import NoNorm, Norm, load_norm
+from nimlite.layers.encoder import Encoder, encoder_part
+from nimlite.layers.linear import Weights, device_of
+from nimlite.layers.norm import Norm
 from nimlite.layers.rotary import layer_tables
 from nimlite.layers.shard import WHOLE, Shard
 from nimlite.models.spec import ModelSpec
@@ -27,6 +29,9 @@ class Decoder:
     """Each holds the norm in front of the next one; the last, the final norm."""
     head: Head | None
     """None: another stage goes on."""
+    encoder: Encoder | None
+    crosses: tuple[CrossAttention, ...]
+    """By layer, where there is an encoder."""
 
     @classmethod
     def load(
@@ -42,11 +47,13 @@ class Decoder:
         long as the model allows."""
         head = Head.load(spec, weights, shard) if shard.is_last else None
         layers = shard.layers(spec.num_layers)
-        norms: list[Norm] = [input_norm(spec, weights, i, shard) for i in layers]
-        norms.append(
-            load_norm(spec, weights, "final_norm", head.linear.weight) if head else NoNorm()
-        )
-        tables = layer_tables(spec, max_model_len, dense(weights, "final_norm").device)
+        norms = norms_of(spec, weights, shard, head)
+        tables = layer_tables(spec, max_model_len, device_of(weights))
+        encoder, crosses = None, tuple[CrossAttention, ...]()
+        if spec.encoder is not None:
+            assert shard.stages == 1, "an encoder is not cut into stages"
+            encoder = Encoder.load(spec.encoder, encoder_part(weights), layout, shard)
+            crosses = tuple(CrossAttention.load(spec, weights, i, layout, shard) for i in layers)
         return cls(
             spec=spec,
             layout=layout,
@@ -64,15 +71,27 @@ class Decoder:
                     shard,
                     Attention.load(spec, weights, layer, layout, tables[layer], shard),
                     next_norm,
+                    crosses[layer] if crosses else None,
                 )
                 for layer, next_norm in zip(layers, norms[1:], strict=True)
             ),
             head=head,
+            encoder=encoder,
+            crosses=crosses,
         )
 
     @property
     def num_layers(self) -> int:
         return len(self.blocks)
+
+    def encode(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        """Let the encoder read the texts of `batch`, and write what each layer of the decoder keeps
+        of them to their slots in `kv`, the whole pool. Gives the encoder's output x_TD."""
+        assert self.encoder is not None
+        x_TD = self.encoder(batch, kv[0], kernels)
+        for cross, kv_of_layer in zip(self.crosses, kv, strict=True):
+            cross.remember(x_TD, kv_of_layer, batch, kernels)
+        return x_TD
 
     def __call__(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         """Logits_RV of the batch's `logit_rows`, with the keys and values of its tokens written to

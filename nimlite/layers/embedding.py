@@ -27,11 +27,12 @@ class Embedding:
 
     @classmethod
     def load(cls, spec: ModelSpec, weights: Weights, shard: Shard) -> "Embedding":
+        is_normed = spec.embedding_norm and spec.block != "post"  # there it is the first layer's
         return cls(
             packed(weights, "embedding"),
             spec.embedding_scale,
             dense(weights, "positions") if spec.learned_positions else None,
-            load_norm(spec, weights, "embedding_norm") if spec.embedding_norm else None,
+            load_norm(spec, weights, "embedding_norm") if is_normed else None,
             shard.features(spec.vocab_size).start,
             shard.world > 1,
         )
@@ -68,7 +69,7 @@ class Head:
     @classmethod
     def load(cls, spec: ModelSpec, weights: Weights, shard: Shard) -> "Head":
         name = "embedding" if spec.tie_embeddings else "head"
-        bias_N = dense(weights, "head.bias") if spec.head_bias else None
+        bias_N = dense(weights, "head.bias").view(-1) if spec.head_bias else None
         ranks = (Shard(rank, shard.world) for rank in range(shard.world))
         sizes = tuple(len(rank.features(spec.vocab_size)) for rank in ranks)
         return cls(Linear(packed(weights, name), bias_N), spec.logit_soft_cap, sizes)

@@ -48,3 +48,9 @@ def dense(weights: Weights, name: str) -> torch.Tensor:
     weight = weights[name]
     assert isinstance(weight, torch.Tensor), f"{name} is not a plain tensor"
     return weight
+
+
+def device_of(weights: Weights) -> torch.device:
+    """Where the tensors lie."""
+    weight = next(iter(weights.values()))
+    return weight.device if isinstance(weight, torch.Tensor) else weight.tensors["weight"].device

@@ -25,3 +25,7 @@ class Model(Protocol):
         """Logits_RV of the batch's `logit_rows`, with the keys and values of its tokens written to
         `kv`, the whole pool. Of several ranks only the first one gives logits; from others nothing
         is to be read."""
+
+    def encode(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        """Of an encoder-decoder: let the encoder read the texts of `batch`, which are whole, and
+        write what the decoder keeps of them to their slots in `kv`. Gives the encoder's output."""

@@ -2,7 +2,8 @@
 
 A family's file (`families/llama.py`) turns a Hugging Face config into a `ModelSpec` and says which
 checkpoint tensors make up each engine tensor. Every decoder shares one forward
-(`layers/decoder.py`) that is composed from the spec when it is loaded.
+(`layers/decoder.py`) that is composed from the spec when it is loaded; what reads the prompts of an
+encoder-decoder is a spec of its own.
 """
 
 from collections.abc import Mapping
@@ -11,14 +12,20 @@ from typing import Any, Literal
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 """gelu_tanh: by the tanh approximation. relu2: relu, squared."""
-BlockKind = Literal["sequential", "sandwich", "parallel", "parallel_shared"]
+BlockKind = Literal["sequential", "sandwich", "parallel", "parallel_shared", "post"]
 """Where the norms of a block stand.
 
 sequential: x += attention(norm(x)); x += mlp(norm(x)).
 sandwich: the same, with a norm on what each of them adds too.
 parallel: x += attention(norm(x)) + mlp(norm(x)), each behind a norm of its own.
 parallel_shared: both behind the same norm.
+post: x = norm(x + attention(x)); x = norm(x + mlp(x)): what comes in is normed, and what comes out.
 """
+ENCODER = "encoder."
+"""What the names of an encoder's engine tensors begin with, beside a decoder's."""
+NUM_SOURCE_TOKENS = 32
+"""Where one text is given for both, as in a self-test, the encoder reads so many of its first
+tokens, and the decoder all: what it goes on with depends on nothing later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +39,18 @@ class RopeSpec:
     """The checkpoint's heads hold the two of a pair side by side (GPT-J) and not half a head apart.
     Their rows are put in order when they are converted: nothing later knows."""
     scaling: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelativeBias:
+    """What is added to a score by the distance between query and key, learned for each head and
+    shared by all layers (T5: Raffel et al., 2019, arXiv:1910.10683)."""
+
+    num_buckets: int
+    """Of distances, each with one value: half of them for one distance each, the others for more
+    and more. Of an encoder's, one half is for keys behind the query."""
+    max_distance: int
+    """From here on all share the last bucket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +73,7 @@ class MoeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A decoder-only model. Defaults are Llama's ways."""
+    """A decoder, or an encoder. Defaults are Llama's ways."""
 
     architecture: str
     """Hugging Face's class name, such as LlamaForCausalLM."""
@@ -88,6 +107,9 @@ class ModelSpec:
     """What scores are multiplied with; None: 1 / sqrt(head_dim)."""
     attention_soft_cap: float = 0.0
     """Scores are bent to lie between ± this; 0: not."""
+    causal: bool = True
+    """False: each token sees the whole text, which is computed at once."""
+    relative_bias: RelativeBias | None = None
     qk_norm: bool = False
     """Each query and key head passes an RMSNorm before it turns."""
     clip_qkv: float = 0.0
@@ -102,9 +124,18 @@ class ModelSpec:
     logit_scale: float = 1.0
     logit_soft_cap: float = 0.0
     """Logits are bent to lie between ± this; 0: not."""
+    encoder: "ModelSpec | None" = None
+    """What reads a prompt, with heads like the decoder's and the same embedding. In each layer the
+    decoder then attends to it, too, between attention and MLP; and its own text is what it writes.
+    """
+    decoder_prompt: tuple[int, ...] = ()
+    """What the text of a decoder with an encoder begins with."""
 
     def __post_init__(self) -> None:
         assert len(self.windows) in (0, self.num_layers)
+        assert self.causal or not (self.windows or self.encoder), "not known of any model"
+        assert self.encoder is None or (self.decoder_prompt and not self.encoder.causal)
+        assert self.encoder is None or self.block in ("sequential", "post")
         assert len(self.alibi_slopes) in (0, self.num_heads)
 
     @property
@@ -135,11 +166,18 @@ class ModelSpec:
     @property
     def num_parameters(self) -> int:
         """Parameters, with a tied embedding counted once and norms and biases left out."""
-        attention = self.hidden_size * (self.qkv_size + self.num_heads * self.head_dim)
-        mlps = sum(self._mlp_parameters(layer) for layer in range(self.num_layers))
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_embeddings else 2)
+        encoder = self.encoder.stack_parameters if self.encoder else 0
+        return self.stack_parameters + encoder + embeddings
+
+    @property
+    def stack_parameters(self) -> int:
+        """Of the layers and the positions."""
+        attention = self.hidden_size * (self.qkv_size + self.num_heads * self.head_dim)
+        attentions = self.num_layers * (2 if self.encoder else 1)
+        mlps = sum(self._mlp_parameters(layer) for layer in range(self.num_layers))
         positions = self.max_positions * self.hidden_size if self.learned_positions else 0
-        return self.num_layers * attention + mlps + embeddings + positions
+        return attentions * attention + mlps + positions
 
     def _mlp_parameters(self, layer: int) -> int:
         if self.moe is None or not self.is_sparse(layer):
@@ -165,15 +203,20 @@ class ModelSpec:
         """The first layers alone, as many as hold one of each kind."""
         kinds = [(self.window(i), self.is_sparse(i)) for i in range(self.num_layers)]
         count = 1 + max(kinds.index(kind) for kind in kinds)
-        return replace(self, num_layers=count, windows=self.windows[:count])
+        encoder = self.encoder and self.encoder.shortest()
+        return replace(self, num_layers=count, windows=self.windows[:count], encoder=encoder)
 
     def inputs_of(self, linear: str) -> tuple[str, ...]:
         """The engine tensors whose elements stand before one input feature each of the engine
         tensor `linear`, and of nothing else: its norm's. Empty where there are none."""
+        if self.encoder is not None and linear.startswith(ENCODER):
+            found = self.encoder.inputs_of(linear.removeprefix(ENCODER))
+            return tuple(f"{ENCODER}{name}" for name in found)
         layer, _, name = linear.rpartition(".")
-        if self.block == "parallel_shared" or not layer.startswith("layers."):
+        if self.block in ("parallel_shared", "post") or not layer.startswith("layers."):
             return ()
-        norm = {"qkv": "input_norm", self.up_name: "post_norm"}.get(name)
+        norms = {"qkv": "input_norm", "cross_q": "cross_norm", self.up_name: "post_norm"}
+        norm = norms.get(name)
         is_shared = name == self.up_name and self.is_sparse(int(layer.rpartition(".")[2]))
         if norm is None or is_shared:
             return ()
@@ -198,6 +241,10 @@ class Stored:
     """Rows of each part in a group; empty: the tensor is one part."""
     turned: bool = False
     """Each part is stored as [input features, output features]."""
+    optional: bool = False
+    """Where the checkpoint lacks it, it is zero."""
+    otherwise: str = ""
+    """Its name where the checkpoint lacks `name`."""
 
     @property
     def part_rows(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ What shape each has and which there are follows from the spec; a family's file g
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nimlite.models.spec import HeadPairs, ModelSpec, MoeSpec, Stored, WeightSource
+from nimlite.models.spec import ENCODER, HeadPairs, ModelSpec, MoeSpec, Stored, WeightSource
 
 Sources = dict[str, WeightSource]
 
@@ -23,6 +23,10 @@ class WeightNames:
     """Rows of them that no token has, at the beginning."""
     final_norm: str = "model.norm"
     head: str = "lm_head"
+    head_otherwise: str = ""
+    """The module whose weight it has where the checkpoint has no head."""
+    logits_bias: str = ""
+    """A tensor [1, vocabulary] that is the head's bias; empty: the head has its own."""
     layer: str = "model.layers.{}"
     """In front of all that follow."""
     input_norm: str = "input_layernorm"
@@ -30,7 +34,7 @@ class WeightNames:
     """Before the MLP."""
     attention_out_norm: str = ""
     mlp_out_norm: str = ""
-    """After the two of a sandwich block."""
+    """After the two of a sandwich or a post block."""
     q_norm: str = "self_attn.q_norm"
     k_norm: str = "self_attn.k_norm"
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -42,6 +46,13 @@ class WeightNames:
     up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
     """One name: a plain MLP's, or gate and up, fused."""
     down: str = "mlp.down_proj"
+    cross_norm: str = ""
+    """Before the attention to an encoder, or after it in a post block."""
+    cross_q: str = ""
+    cross_kv: tuple[str, str] = ("", "")
+    cross_output: str = ""
+    relative_bias: str = ""
+    """Of all layers."""
     router: str = "mlp.gate"
     expert: str = "mlp.experts.{}"
     """In front of an expert's matrices."""
@@ -62,6 +73,31 @@ def decoder_weights(spec: ModelSpec, names: WeightNames) -> Sources:
     vocabulary = (spec.vocab_size, spec.hidden_size)
     embedding = Stored(name=f"{names.embedding}.weight", shape=vocabulary)
     sources = {"embedding": WeightSource(tensors=(embedding,), shard="rows")}
+    sources |= stack_weights(spec, names)
+    if not spec.tie_embeddings:
+        otherwise = f"{names.head_otherwise}.weight" if names.head_otherwise else ""
+        head = Stored(name=f"{names.head}.weight", shape=vocabulary, otherwise=otherwise)
+        unit_rows = names.unit_head
+        sources["head"] = WeightSource(tensors=(head,), shard="rows", unit_rows=unit_rows)
+    if spec.head_bias:
+        bias = Stored(name=f"{names.head}.bias", shape=vocabulary[:1])
+        if names.logits_bias:
+            shape = (1, spec.vocab_size)
+            bias = Stored(name=names.logits_bias, shape=shape, transposed=True, optional=True)
+        sources["head.bias"] = WeightSource(tensors=(bias,), shard="rows", quantize=False)
+    return sources
+
+
+def encoder_weights(spec: ModelSpec, names: WeightNames) -> Sources:
+    """Those of the encoder of `spec`, whose modules are `names`; the embedding is the decoder's."""
+    assert spec.encoder is not None
+    sources = stack_weights(spec.encoder, names)
+    return {f"{ENCODER}{name}": source for name, source in sources.items()}
+
+
+def stack_weights(spec: ModelSpec, names: WeightNames) -> Sources:
+    """All that is between the embedding and the head."""
+    sources: Sources = {}
     if spec.learned_positions:
         rows = names.skipped_positions + spec.max_positions
         positions = Stored(
@@ -72,16 +108,16 @@ def decoder_weights(spec: ModelSpec, names: WeightNames) -> Sources:
         sources["positions"] = WeightSource(tensors=(positions,), quantize=False)
     if spec.embedding_norm:
         sources |= _norm(spec, names, "embedding_norm", names.embedding_norm)
-    sources |= _norm(spec, names, "final_norm", names.final_norm, scale=spec.logit_scale)
-    if not spec.tie_embeddings:
-        head = Stored(name=f"{names.head}.weight", shape=vocabulary)
-        unit_rows = names.unit_head
-        sources["head"] = WeightSource(tensors=(head,), shard="rows", unit_rows=unit_rows)
-    if spec.head_bias:
-        bias = Stored(name=f"{names.head}.bias", shape=vocabulary[:1])
-        sources["head.bias"] = WeightSource(tensors=(bias,), shard="rows", quantize=False)
+    if spec.block != "post":
+        sources |= _norm(spec, names, "final_norm", names.final_norm, scale=spec.logit_scale)
+    if spec.relative_bias is not None:
+        shape = (spec.relative_bias.num_buckets, spec.num_heads)
+        bias = Stored(name=f"{names.relative_bias}.weight", shape=shape, transposed=True)
+        sources["relative_bias"] = WeightSource(tensors=(bias,), shard="rows", quantize=False)
     for i in range(spec.num_layers):
         sources |= attention_weights(spec, names, i)
+        if spec.encoder is not None:
+            sources |= _cross_weights(spec, names, i)
         sources |= dict(_mlp(spec, names, i))
     return sources
 
@@ -109,6 +145,23 @@ def attention_weights(spec: ModelSpec, names: WeightNames, i: int) -> Sources:
                 tensors=(norm,), quantize=False, offset=names.norm_offset
             )
     return sources
+
+
+def _cross_weights(spec: ModelSpec, names: WeightNames, i: int) -> Sources:
+    """Those of a layer's attention to the encoder."""
+    engine, stored, hidden = f"layers.{i}", names.layer.format(i), spec.hidden_size
+    heads, kv_heads = (spec.num_heads, spec.num_kv_heads), (spec.num_kv_heads, spec.num_kv_heads)
+    queries, size = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    q = _matrix(stored, names.cross_q, queries, hidden, names)
+    kv = tuple(_matrix(stored, name, size, hidden, names) for name in names.cross_kv)
+    output = _matrix(stored, names.cross_output, hidden, queries, names)
+    kind = "cross_out_norm" if spec.block == "post" else "cross_norm"
+    return {
+        **_norm(spec, names, f"{engine}.{kind}", f"{stored}.{names.cross_norm}"),
+        **_rows(f"{engine}.cross_q", (q,), spec.qkv_bias, heads),
+        **_rows(f"{engine}.cross_kv", kv, spec.qkv_bias, kv_heads),
+        **_columns(f"{engine}.cross_output", output, spec.output_bias, heads),
+    }
 
 
 def _mlp(spec: ModelSpec, names: WeightNames, i: int) -> Iterator[tuple[str, WeightSource]]:
@@ -152,10 +205,10 @@ def _experts(
 
 
 def _norms(spec: ModelSpec, names: WeightNames, i: int) -> Sources:
-    kinds = ["input_norm"]
-    if spec.block != "parallel_shared":
+    kinds = [] if spec.block == "post" else ["input_norm"]
+    if spec.block not in ("parallel_shared", "post"):
         kinds.append("post_norm")
-    if spec.block == "sandwich":
+    if spec.block in ("sandwich", "post"):
         kinds += ["attention_out_norm", "mlp_out_norm"]
     layer = names.layer.format(i)
     found: Sources = {}

@@ -44,6 +44,10 @@ class SegmentedDecoder:
     def num_layers(self) -> int:
         return self.decoder.num_layers
 
+    def encode(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        """As `Decoder` does."""
+        return self.decoder.encode(batch, kv, kernels)
+
     def __call__(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         """As `Decoder` does."""
         decoder = self.decoder

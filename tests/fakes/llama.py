@@ -34,7 +34,9 @@ BLOCK_SIZE = 16
 EOS_ID = 256
 """Of the byte tokenizer."""
 _KV_PRECISION = {Precision.FP32: Precision.FP32}
-_EMBEDDINGS = re.compile(r"embed|wte|wpe")
+_EMBEDDINGS = re.compile(r"embed|shared|wte|wpe")
+_UNSCALED = re.compile(r"Attention\.q\.")
+"""Of T5, whose scores are not scaled later."""
 _TINY = {
     "hidden_size": 64,
     "intermediate_size": 160,
@@ -193,4 +195,4 @@ def _random(name: str, like: torch.Tensor, embedding: float, sharpness: float) -
     if like.ndim == 1:
         return 0.2 * noise + (0 if name.endswith("bias") else 1)
     scale = (embedding if _EMBEDDINGS.search(name) else sharpness) * like.shape[1] ** -0.5
-    return scale * noise
+    return scale * noise * (0.25 if _UNSCALED.search(name) else 1.0)

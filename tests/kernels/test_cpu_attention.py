@@ -26,12 +26,16 @@ SHAPES = [
 Chunks = list[tuple[int, int]]
 PLAIN = Scores(scale=0.1)
 SLOPES_H = torch.linspace(0.02, 1.0, 9)
+BIAS_HP = torch.linspace(-3.0, 3.0, 9 * 41).view(9, 41).sin()
 BENT = {
     "window": Scores(scale=0.1, window=20),
     "wider window": Scores(scale=0.1, window=70),
     "cap": Scores(scale=0.1, soft_cap=0.4),
     "slopes": Scores(scale=0.1, slopes_H=SLOPES_H),
     "window and cap": Scores(scale=0.1, window=33, soft_cap=0.4),
+    "bias": Scores(scale=1.0, bias_HP=BIAS_HP),
+    "bias, all seen": Scores(scale=0.1, bias_HP=BIAS_HP, causal=False),
+    "all seen": Scores(scale=0.1, causal=False),
 }
 
 

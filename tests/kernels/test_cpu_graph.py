@@ -63,6 +63,8 @@ def static_batch() -> Batch:
 def fill(static: Batch, batch: Batch) -> Counts:
     for name in Batch.__slots__:
         source = getattr(batch, name)
+        if source is None:  # there is no encoder
+            continue
         getattr(static, name)[tuple(slice(size) for size in source.shape)] = source
     return Counts(len(batch.token_ids_T), len(batch.context_lens_S), len(batch.logit_rows_R))
 

@@ -25,6 +25,7 @@ def attend(
     block_size: int = 16,
     kv_dtype: torch.dtype = DTYPE,
     decode: DecodeConfig | None = None,
+    causal: bool = True,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(kernels' output, twin's output) of one step: decode kernel, then prefill kernel."""
@@ -41,10 +42,22 @@ def attend(
     attention_decode(qkv, kv, batch, layout, o, scale, decode, workspace, DEVICE, **options)
     prefill = PrefillConfig(rows=32, tile=32, depth=1, num_warps=4)
     attention_prefill(
-        qkv, kv, batch, layout, o, scale, prefill, DEVICE, max_sequences=16, **options
+        qkv,
+        kv,
+        batch,
+        layout,
+        o,
+        scale,
+        prefill,
+        DEVICE,
+        max_sequences=16,
+        causal=causal,
+        **options,
     )
     assert int(workspace.arrivals.abs().sum()) == 0
-    expected = reference.attention(qkv, kv, batch, layout, num_heads, scale, **options)
+    expected = reference.attention(
+        qkv, kv, batch, layout, num_heads, scale, causal=causal, **options
+    )
     seen = torch.cat([torch.full((q,), c > 0) for q, c in lengths])
     return o[seen], expected[seen]
 
@@ -90,6 +103,19 @@ def test_sliding_window_and_soft_cap(options: dict[str, float]) -> None:
 def test_scores_that_lose_with_distance(decode: DecodeConfig, options: dict[str, float]) -> None:
     slopes = torch.linspace(0.01, 0.5, 8, device=WHERE)
     o, expected = attend(DECODES + CHUNKS, decode=decode, slopes_H=slopes, **options)
+    assert relative_error(o, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_scores_with_a_value_for_their_distance(causal: bool) -> None:
+    bias = torch.linspace(-3.0, 3.0, 8 * 41, device=WHERE).view(8, 41).sin()
+    for decode in (cut(1, 4), cut(2, 2)):
+        o, expected = attend(DECODES + CHUNKS, decode=decode, causal=causal, bias_HP=bias)
+        assert relative_error(o, expected) < TOLERANCE
+
+
+def test_queries_that_see_all_of_a_context() -> None:
+    o, expected = attend([(1, 70), (33, 130), (64, 64), (9, 3)], causal=False)
     assert relative_error(o, expected) < TOLERANCE
 
 

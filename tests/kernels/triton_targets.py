@@ -126,10 +126,14 @@ def launch_all(device: Device) -> None:
         slopes = torch.zeros(32)
         decode = DecodeConfig.default(layout, device, 100)
         bent: Any
-        for bent in ({"window": 100, "soft_cap": 5.0}, {"slopes_H": slopes}):
+        bias = torch.zeros(32, 257)
+        for bent in ({"window": 100, "soft_cap": 5.0}, {"slopes_H": slopes}, {"bias_HP": bias}):
             common: Any = (qkv, kv, batch, layout, o, 1.0)
             attention_decode(*common, decode, workspace, device, **bent)
             attention_prefill(*common, prefill, device, max_sequences=64, **bent)
+        for all_seen in ({}, {"bias_HP": bias}):
+            options = {"max_sequences": 64, "causal": False, **all_seen}
+            attention_prefill(*common, prefill, device, **options)
         elementwise.norm_heads(qkv, slopes, slopes, 1e-5, layout, device)
     norm.add_rms_norm(x, x.clone(), x[0], 1e-5, device)
     norm.add_layer_norm(x, x.clone(), x[0], x[0], 1e-5, device)

@@ -1,4 +1,4 @@
-// Causal attention of a step's queries over the paged pool, with a running softmax (FlashAttention:
+// Attention of a step's queries over the paged pool, with a running softmax (FlashAttention:
 // Dao et al., 2022, arXiv:2205.14135).
 //
 // The work is cut into tiles: up to kMaxRows (query, head) pairs that read the same keys and
@@ -24,7 +24,6 @@ constexpr float kUnseen = -1e30f;  // the maximum of no scores
 
 struct Problem : AttentionInputs {
     int64_t heads_per_group() const { return num_heads / kv.num_kv_heads; }
-    int64_t query_width() const { return (num_heads + 2 * kv.num_kv_heads) * kv.head_dim; }
     int64_t rows(int64_t s) const {
         return (query_starts[s + 1] - query_starts[s]) * heads_per_group();
     }
@@ -33,7 +32,11 @@ struct Problem : AttentionInputs {
     }
     int64_t tiles(int64_t s) const { return (rows(s) + kMaxRows - 1) / kMaxRows; }
     int64_t tasks(int64_t s) const { return tiles(s) * kv.num_kv_heads; }
-    bool bends() const { return soft_cap > 0 || slopes || window > 0; }
+    bool bends() const { return soft_cap > 0 || slopes || bias || window > 0; }
+    // That the query at `position` of sequence s sees.
+    int64_t last_key(int64_t s, int64_t position) const {
+        return causal ? position : context_lens[s] - 1;
+    }
     // Of the first chunk that the query at `position` sees something of.
     int64_t first_chunk(int64_t position) const {
         const int64_t first_key = window > 0 ? std::max(position - window + 1, int64_t(0)) : 0;
@@ -53,8 +56,9 @@ struct Tile {
 template <int MR>
 struct State {
     float queries[MR][kMaxHeadDim];
-    int64_t positions[MR];
+    int64_t positions[MR], last_keys[MR];
     float slopes[MR];
+    const float* biases[MR];  // of distance 0
     f32x16 scores[MR][kVectors];
     f32x16 values[MR][kMaxHeadDim / kLanes];
     f32x16 totals[MR];
@@ -116,7 +120,7 @@ void score(State<MR>& state, const Chunk<Number>& chunk, const Chunk<Number>& ne
 
 constexpr i32x16 kIota = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-// What a model does to its scores: a cap, a loss with distance, a window.
+// What a model does to its scores: a cap, a loss with distance or a value for it, a window.
 template <int MR, int V>
 void bend(State<MR>& state, const Problem& p, int64_t first_key) {
     for (int r = 0; r < MR; ++r) {
@@ -126,23 +130,26 @@ void bend(State<MR>& state, const Problem& p, int64_t first_key) {
             const i32x16 distances = position - v * int32_t(kLanes) - kIota;
             if (p.soft_cap > 0) scores = capped(scores, p.soft_cap);
             if (p.slopes) scores -= to_float(distances) * state.slopes[r];
+            if (p.bias)
+                for (int i = 0; i < kLanes; ++i)
+                    scores[i] += state.biases[r][std::clamp(int64_t(distances[i]), -p.reach, p.reach)];
             if (p.window > 0)
                 scores = distances >= int32_t(p.window) ? broadcast(-kInfinity) : scores;
         }
     }
 }
 
-// scores -> e^(score - maximum), masked above each row's position.
+// scores -> e^(score - maximum), masked behind each row's last key.
 template <int MR, int V>
 void soften(State<MR>& state, int64_t first_key) {
     float maxima[kLanes] = {};
     for (int r = 0; r < MR; ++r) {
-        const int32_t position = int32_t(state.positions[r] - first_key);
+        const int32_t last = int32_t(state.last_keys[r] - first_key);
         f32x16 row = broadcast(-kInfinity);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
             f32x16& scores = state.scores[r][v];
-            scores = kIota > int32_t(position - v * kLanes) ? broadcast(-kInfinity) : scores;
+            scores = kIota > int32_t(last - v * kLanes) ? broadcast(-kInfinity) : scores;
             row = max(row, scores);
         }
         maxima[r] = std::max(state.maxima[r], largest(row));
@@ -244,12 +251,14 @@ void run_tile(const Problem& p, const Tile& tile, const Tile& next_tile) {
     for (int r = 0; r < MR; ++r) {
         const int64_t query = (tile.first + r) / heads;
         const int64_t head = tile.kv_head * heads + (tile.first + r) % heads;
-        const float* source = p.qkv + (first_token + query) * p.query_width() + head * dim;
+        const float* source = p.qkv + (first_token + query) * p.query_width + head * dim;
         for (int64_t v = 0; v < dim / kLanes; ++v) {
             store(state.queries[r] + v * kLanes, load<f32x16>(source + v * kLanes) * p.scale);
             state.values[r][v] = f32x16{};
         }
         state.positions[r] = p.first_position(s) + query;
+        state.last_keys[r] = p.last_key(s, state.positions[r]);
+        state.biases[r] = p.bias ? p.bias + head * (2 * p.reach + 1) + p.reach : nullptr;
         state.slopes[r] = p.slopes ? p.slopes[head] : 0.0f;
         state.totals[r] = f32x16{};
         targets[r] = p.y + ((first_token + query) * p.num_heads + head) * dim;
@@ -293,7 +302,7 @@ struct Cursor {
         const int64_t first_position = problem.first_position(sequence);
         const int64_t first_query = begin / problem.heads_per_group();
         const int64_t first_key = problem.first_chunk(first_position + first_query);
-        const int64_t num_keys = first_position + last_query + 1;
+        const int64_t num_keys = problem.last_key(sequence, first_position + last_query) + 1;
         return {sequence, kv_head, begin, int(end - begin), first_key, num_keys};
     }
 };

@@ -47,7 +47,7 @@ class CpuKernels:
         pool = torch.zeros(*shape, layout.block_size * layout.head_dim, dtype=layout.dtype)
         return pool.permute(0, 3, 1, 2, 4)
 
-    def capture(self, forward: Forward, batch: Batch) -> Step:
+    def capture(self, forward: Forward, batch: Batch, *, decodes: bool = True) -> Step:
         with self.record(batch) as graph:
             logits_RV = forward(batch)
 
@@ -215,11 +215,13 @@ class CpuKernels:
         y_TD = self._empty(qkv_TE, num_heads * layout.head_dim)
         tables = batch.block_tables_SB
         sequences = [batch.query_starts_S1, batch.context_lens_S, tables]
+        reach = 0 if scores.bias_HP is None else scores.bias_HP.shape[1] // 2
+        bent = [scores.window, qkv_TE.shape[1], int(scores.causal), reach]
         self._submit(
             OpCode.ATTENTION,
             qkv_TE,
-            [qkv_TE, kv[0], kv[1], *sequences, y_TD, scores.slopes_H],
-            [*_kv_sizes(layout, num_heads), tables.shape[1], scores.window],
+            [qkv_TE, kv[0], kv[1], *sequences, y_TD, scores.slopes_H, scores.bias_HP],
+            [*_kv_sizes(layout, num_heads), tables.shape[1], *bent],
             scores.scale,
             scores.soft_cap,
             num_sequences=len(batch.context_lens_S),

@@ -90,6 +90,10 @@ struct AttentionInputs {
     float soft_cap;       // 0: none
     const float* slopes;  // of each query head; null: none
     int64_t window;       // 0: none
+    int64_t query_width;  // of a row of qkv, which begins with the queries
+    bool causal;          // else all of the context is seen
+    const float* bias;    // [heads, 2 * reach + 1], by distance; null: none
+    int64_t reach;
 };
 
 // A mixture of experts, with what its parts leave to each other. A token has `per_token` places

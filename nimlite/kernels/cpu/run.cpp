@@ -27,7 +27,8 @@ AttentionInputs attention_of(const Op& op, int64_t sequences) {
     const auto ints = [&](int i) { return (const int32_t*)op.pointers[i]; };
     return {(const float*)op.pointers[0], kv_of(op), ints(3),   ints(4),     ints(5), op.sizes[5],
             (float*)op.pointers[6],       sequences, op.sizes[1], op.scalars[0],
-            op.scalars[1], (const float*)op.pointers[7], op.sizes[6]};
+            op.scalars[1], (const float*)op.pointers[7], op.sizes[6], op.sizes[7],
+            op.sizes[8] != 0, (const float*)op.pointers[8], op.sizes[9]};
 }
 
 // The scratch memory is cut up in the order that `CpuKernels.moe` counts it in.

@@ -134,12 +134,14 @@ def attention_decode(
     window: int = 0,
     soft_cap: float = 0.0,
     slopes_H: torch.Tensor | None = None,
+    bias_HP: torch.Tensor | None = None,
 ) -> None:
     """Write o_T(H*K) of the sequences with one query token and a context; other rows stay as they
     are.
 
     `window` (0: none) is how many tokens a query sees, itself included; scores are capped to
-    ± `soft_cap` (0: not at all); each token between query and key takes `slopes_H` (fp32) off.
+    ± `soft_cap` (0: not at all); each token between query and key takes `slopes_H` (fp32) off,
+    and `bias_HP` (`Scores`) is added by their distance.
     """
     dim = layout.head_dim
     num_heads = o_TQ.shape[1] // dim
@@ -162,6 +164,7 @@ def attention_decode(
         batch.context_lens_S,
         batch.block_tables_SB,
         slopes_H,
+        bias_HP,
         num_sequences,
         qkv_TE.stride(0),
         o_TQ.stride(0),
@@ -173,6 +176,7 @@ def attention_decode(
         config.min_tiles,
         WINDOW=window,
         SOFT_CAP=soft_cap > 0,
+        REACH=0 if bias_HP is None else bias_HP.shape[1] // 2,
         NUM_KV_HEADS=layout.num_kv_heads,
         GROUP=group,
         GROUP_BLOCK=max(8, triton.next_power_of_2(group)),

@@ -88,6 +88,7 @@ def decode(
     context_lens_ptr,
     tables_ptr,
     slopes_ptr,
+    bias_ptr,
     num_sequences,
     q_stride,
     o_stride,
@@ -99,6 +100,7 @@ def decode(
     min_tiles,
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
+    REACH: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     GROUP_BLOCK: tl.constexpr,
@@ -156,12 +158,16 @@ def decode(
     row = tl.arange(0, ROW_BLOCK)
     run_token = tl.arange(0, RUN)
     # with a cap or slopes, the factor must wait until after them
-    BENT: tl.constexpr = SOFT_CAP or slopes_ptr is not None
+    BENT: tl.constexpr = SOFT_CAP or slopes_ptr is not None or bias_ptr is not None
     factor = 1.4426950408889634 if BENT else scale * 1.4426950408889634
     if slopes_ptr is not None:
         slope_head = (kv_head + tl.arange(0, WARPS) // RUNS)[:, None] * GROUP
         slope_member = tl.arange(0, GROUP_BLOCK)[None, :]
         slopes = tl.load(slopes_ptr + slope_head + slope_member, mask=slope_member < GROUP, other=0)
+    if bias_ptr is not None:
+        bias_head = (kv_head + tl.arange(0, WARPS) // RUNS)[:, None] * GROUP
+        bias_member = tl.arange(0, GROUP_BLOCK)[None, :]
+        bias_row = bias_ptr + (bias_head + bias_member) * (2 * REACH + 1) + REACH
     if OVERLAP:
         gdc_wait()
     while unit < stop:
@@ -224,6 +230,11 @@ def decode(
                 sc = capped(sc, soft_cap)
             if slopes_ptr is not None:
                 sc -= slopes[:, None, :] * (context - 1 - tokens)[:, :, None].to(tl.float32)
+            if bias_ptr is not None:
+                distance = tl.minimum(tl.maximum(context - 1 - tokens, 0), REACH)
+                bias_mask = (bias_member < GROUP)[:, None, :]
+                pointers = bias_row[:, None, :] + distance[:, :, None]
+                sc += tl.load(pointers, mask=bias_mask, other=0.0)
             visible = written & (tokens >= visible_from)
             sc = tl.where(visible[:, :, None], sc, float("-inf"))
             new_maximum = tl.maximum(maximum, tl.max(sc, axis=1))

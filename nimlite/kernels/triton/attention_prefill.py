@@ -91,6 +91,7 @@ def _prefill(
     context_lens_ptr,
     tables_ptr,
     slopes_ptr,
+    bias_ptr,
     num_sequences,
     q_stride,
     o_stride,
@@ -101,6 +102,8 @@ def _prefill(
     soft_cap,
     WINDOW: tl.constexpr,
     SOFT_CAP: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    REACH: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
@@ -149,17 +152,21 @@ def _prefill(
     q = tl.load(q_ptr + query * q_stride + head_columns, mask=mask, other=0.0).to(DOT)
     position = context - length + token
     first_position = context - length + run * QUERIES
-    last_position = tl.minimum(first_position + QUERIES, context) - 1
+    # of the keys that a query, and that any of them, sees
+    last = position if CAUSAL else tl.zeros_like(position) + context - 1
+    last_position = (tl.minimum(first_position + QUERIES, context) if CAUSAL else context) - 1
 
     # with a cap or slopes, the factor must wait until after them
-    BENT: tl.constexpr = SOFT_CAP or slopes_ptr is not None
+    BENT: tl.constexpr = SOFT_CAP or slopes_ptr is not None or bias_ptr is not None
     factor = 1.4426950408889634 if BENT else scale * 1.4426950408889634
     if slopes_ptr is not None:
         slopes = tl.load(slopes_ptr + kv_head * GROUP + rows % GROUP)
+    if bias_ptr is not None:
+        bias_row = bias_ptr + (kv_head * GROUP + rows % GROUP) * (2 * REACH + 1) + REACH
     first_tile = tl.maximum(first_position - WINDOW + 1, 0) // TILE if WINDOW > 0 else 0
     last_tile = last_position // TILE + 1
     # tiles that every query sees whole
-    whole_tiles = 0 if WINDOW > 0 else (first_position + 1) // TILE
+    whole_tiles = 0 if WINDOW > 0 else ((first_position + 1) if CAUSAL else context) // TILE
     table_ptr = tables_ptr + sequence.to(tl.int64) * table_stride
     total = tl.zeros((ROWS,), tl.float32)
     acc = tl.zeros((ROWS, K_BLOCK), tl.float32)
@@ -183,8 +190,12 @@ def _prefill(
         if slopes_ptr is not None:
             keys = first + tl.arange(0, TILE)
             sc -= slopes[:, None] * (position[:, None] - keys[None, :]).to(tl.float32)
+        if bias_ptr is not None:
+            distance = position[:, None] - (first + tl.arange(0, TILE))[None, :]
+            distance = tl.minimum(tl.maximum(distance, -REACH), REACH)
+            sc += tl.load(bias_row[:, None] + distance)
         if tile >= whole_tiles:
-            sc = _hidden(sc, first, position, WINDOW, TILE)
+            sc = _hidden(sc, first, last, WINDOW, TILE)
         new_maximum = tl.maximum(maximum, tl.max(sc, axis=1))
         p = tl.exp2(sc * factor - (new_maximum * factor)[:, None])
         keep = tl.exp2((maximum - new_maximum) * factor)
@@ -211,10 +222,13 @@ def attention_prefill(
     window: int = 0,
     soft_cap: float = 0.0,
     slopes_H: torch.Tensor | None = None,
+    bias_HP: torch.Tensor | None = None,
+    causal: bool = True,
 ) -> None:
     """Write o_T(H*K) of the sequences with two query tokens or more; other rows stay as they are.
 
-    `window`, `soft_cap` and `slopes_H` as in `attention_decode`. `max_sequences` (what the batch
+    `window`, `soft_cap`, `slopes_H` and `bias_HP` as in `attention_decode`; not `causal`: all
+    queries see the whole context. `max_sequences` (what the batch
     may grow to) fixes the compiled variant.
     """
     dim = layout.head_dim
@@ -233,6 +247,7 @@ def attention_prefill(
         batch.context_lens_S,
         batch.block_tables_SB,
         slopes_H,
+        bias_HP,
         num_sequences,
         qkv_TE.stride(0),
         o_TQ.stride(0),
@@ -243,6 +258,8 @@ def attention_prefill(
         soft_cap,
         WINDOW=window,
         SOFT_CAP=soft_cap > 0,
+        CAUSAL=causal,
+        REACH=0 if bias_HP is None else bias_HP.shape[1] // 2,
         NUM_KV_HEADS=layout.num_kv_heads,
         GROUP=group,
         BLOCK_SIZE=layout.block_size,

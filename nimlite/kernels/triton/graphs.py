@@ -29,11 +29,22 @@ def batch_sizes(largest: int) -> list[int]:
 
 
 @triton.jit(do_not_specialize=["num_used", "num_used_rows", "size"])
-def _pad(slots_ptr, contexts_ptr, rows_ptr, num_used, num_used_rows, size, BLOCK: tl.constexpr):
+def _pad(
+    slots_ptr,
+    contexts_ptr,
+    cross_ptr,
+    rows_ptr,
+    num_used,
+    num_used_rows,
+    size,
+    BLOCK: tl.constexpr,
+):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     padding = (i >= num_used) & (i < size)
     tl.store(slots_ptr + i, -1, mask=padding)
     tl.store(contexts_ptr + i, 0, mask=padding)
+    if cross_ptr is not None:
+        tl.store(cross_ptr + i, 0, mask=padding)
     tl.store(rows_ptr + i, 0, mask=(i >= num_used_rows) & (i < size))
 
 
@@ -43,6 +54,7 @@ def pad(batch: Batch, counts: Counts, size: int) -> None:
     _pad[(triton.cdiv(size, block),)](
         batch.slots_T,
         batch.context_lens_S,
+        batch.cross_lens_S,
         batch.logit_rows_R,
         counts.num_sequences,
         counts.num_rows,

@@ -67,8 +67,8 @@ class TritonKernels:
     def allocate_kv(self, num_layers: int, layout: KVLayout) -> torch.Tensor:
         return pool.allocate_kv(num_layers, layout, self._where)
 
-    def capture(self, forward: Forward, batch: Batch) -> Step:
-        if self._where.type != "cuda":
+    def capture(self, forward: Forward, batch: Batch, *, decodes: bool = True) -> Step:
+        if self._where.type != "cuda" or not decodes:
             return lambda counts: forward(used_part(batch, counts))
         largest = min(len(batch.context_lens_S), len(batch.logit_rows_R), self._max_sequences)
         return DecodeGraphs(forward, batch, batch_sizes(largest))
@@ -217,13 +217,19 @@ class TritonKernels:
             "window": scores.window,
             "soft_cap": scores.soft_cap,
             "slopes_H": scores.slopes_H,
+            "bias_HP": scores.bias_HP,
         }
         common = (qkv_TE, kv, batch, layout, o_TQ, scores.scale)
         attention_decode(*common, config, workspace, self.device, **options)
         if len(qkv_TE) > len(batch.context_lens_S):
             prefill = PrefillConfig.default(layout, self.device)
             attention_prefill(
-                *common, prefill, self.device, max_sequences=self._max_sequences, **options
+                *common,
+                prefill,
+                self.device,
+                max_sequences=self._max_sequences,
+                causal=scores.causal,
+                **options,
             )
         return o_TQ
 

@@ -80,6 +80,8 @@ def attention(
     window: int = 0,
     soft_cap: float = 0.0,
     slopes_H: torch.Tensor | None = None,
+    bias_HP: torch.Tensor | None = None,
+    causal: bool = True,
 ) -> torch.Tensor:
     """o_T(H*K) in fp32: the softmax written out. Rows of sequences without a context are zero."""
     group = num_heads // layout.num_kv_heads
@@ -101,7 +103,12 @@ def attention(
         token = torch.arange(context, device=kv.device)
         if slopes_H is not None:
             score = score - slopes_H[:, None, None] * (last - token)
-        hidden = (token > last) | (token <= last - window if window else token < 0)
+        if bias_HP is not None:
+            reach = bias_HP.shape[1] // 2
+            score = score + bias_HP[:, (last - token).clamp(-reach, reach) + reach]
+        hidden = (token > last if causal else token < 0) | (
+            token <= last - window if window else token < 0
+        )
         if context:
             weights = score.masked_fill(hidden, -torch.inf).softmax(-1)
             o_THK[queries] = torch.einsum("hqc,hck->qhk", weights, v)
