@@ -12,6 +12,7 @@ from nimlite.engine.client import EngineHost
 from nimlite.engine.loop import EngineLoop
 from nimlite.engine.process import EngineProcess
 from nimlite.engine.wire import Prepared
+from nimlite.models.embedding import EmbeddingSpec
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Device, Profile
 from nimlite.startup import Plan
@@ -26,6 +27,8 @@ class EngineFacts:
     profile: Profile
     """As it runs."""
     vocab_size: int
+    embedding: EmbeddingSpec | None = None
+    """Of a model for embeddings and nothing else."""
 
 
 def prepare(plan: Plan, store: Store, progress: Progress) -> Prepared:
@@ -38,7 +41,10 @@ def prepare(plan: Plan, store: Store, progress: Progress) -> Prepared:
 
         warm_up(engine, progress)
     facts = EngineFacts(
-        directory=directory.path, profile=engine.profile, vocab_size=engine.spec.vocab_size
+        directory=directory.path,
+        profile=engine.profile,
+        vocab_size=engine.spec.vocab_size,
+        embedding=directory.config.embedding,
     )
     return Prepared(engine, facts)
 

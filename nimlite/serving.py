@@ -12,6 +12,7 @@ from nimlite.background import in_daemon
 from nimlite.engine.client import EngineClient, EngineHost
 from nimlite.engine.supervisor import Supervisor
 from nimlite.hosting import EngineFacts, host_engine
+from nimlite.models.embedding import EmbeddingSpec
 from nimlite.observe.bars import TeeProgress
 from nimlite.observe.panel import ready_panel
 from nimlite.observe.phases import PhaseLog
@@ -91,6 +92,8 @@ class _Service:
             max_model_len=facts.profile.max_model_len,
             vocab_size=facts.vocab_size,
             max_num_seqs=facts.profile.max_batch_size,
+            embedding=facts.embedding or EmbeddingSpec(),
+            generates=facts.embedding is None,
             source=manifest.artifact.shown,
             profile=chosen.profile.id,
             license=manifest.license,

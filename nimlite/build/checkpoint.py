@@ -8,6 +8,7 @@ import torch
 
 from nimlite.build.staging import Staging
 from nimlite.errors import ModelError
+from nimlite.models.embedding import EmbeddingSpec
 from nimlite.store.digest import Sha256, sha256_of
 
 
@@ -29,6 +30,11 @@ class Checkpoint(Protocol):
     @property
     def provenance(self) -> str:
         """One line: whose model, under which licence, in which format."""
+
+    @property
+    def embedding(self) -> EmbeddingSpec | None:
+        """What it says of its embeddings: a model for them and nothing else; None: it says nothing.
+        Raises ModelError for what is not supported."""
 
     @property
     def license_files(self) -> tuple[Path, ...]:

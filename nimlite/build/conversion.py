@@ -24,7 +24,8 @@ from nimlite.build.target import Packing
 from nimlite.build.weights_file import weights_name, write_weights
 from nimlite.errors import BuildError, ChecksumError, ModelError, SettingError
 from nimlite.layers.shard import WHOLE
-from nimlite.models.registry import read_spec, weight_sources
+from nimlite.models.embedding import EmbeddingSpec
+from nimlite.models.registry import has_head, read_spec, weight_sources
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
 from nimlite.profiles.manifest import Profile
@@ -100,12 +101,20 @@ def describe(job: ConversionJob, spec: ModelSpec, work: Path) -> ConvertedConfig
         spec=spec,
         profile=job.profile,
         eos_token_ids=_eos_token_ids(job.checkpoint, work),
+        embedding=embedding_of(job.checkpoint),
         source=job.source,
         provenance=job.checkpoint.provenance,
         checkpoint_digest=job.checkpoint.digest,
         calibration=job.calibrated_on,
         unused=tuple(sorted(job.checkpoint.names - used)),
     )
+
+
+def embedding_of(checkpoint: Checkpoint) -> EmbeddingSpec | None:
+    """What the checkpoint says of its embeddings, or what a model without a head is taken for."""
+    if (said := checkpoint.embedding) is not None:
+        return said
+    return None if has_head(checkpoint.config) else EmbeddingSpec()
 
 
 def make_recipe(

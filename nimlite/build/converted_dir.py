@@ -26,6 +26,7 @@ from nimlite.build.weights_file import (
 )
 from nimlite.errors import ChecksumError, ModelError
 from nimlite.layers.linear import Weights
+from nimlite.models.embedding import EmbeddingSpec
 from nimlite.models.spec import ModelSpec
 from nimlite.profiles.manifest import Profile
 from nimlite.store.block_digest import BlockDigests, damage_of, digest_blocks
@@ -49,6 +50,8 @@ class ConvertedConfig:
     spec: ModelSpec
     profile: Profile
     eos_token_ids: tuple[int, ...]
+    embedding: EmbeddingSpec | None = None
+    """Of a model for embeddings and nothing else."""
     source: str
     """The artifact's URI or path."""
     provenance: str

@@ -99,6 +99,11 @@ class GGUFCheckpoint:
         )
 
     @property
+    def embedding(self) -> None:
+        """It says nothing of them."""
+        return None
+
+    @property
     def license_files(self) -> tuple[Path, ...]:
         return license_files(self._path.parent)
 

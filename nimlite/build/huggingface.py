@@ -18,8 +18,10 @@ from nimlite.build.huggingface_config import read_config, read_format, read_json
 from nimlite.build.published import FP8, StoredModule, quantized_modules, rounded_matrix
 from nimlite.build.published_config import OWN_FILES, PublishedFormat
 from nimlite.build.safetensors_layout import FileLayout
+from nimlite.build.sentence_transformers import read_embedding, sentence_transformers_files
 from nimlite.build.staging import Staging
 from nimlite.errors import ModelError
+from nimlite.models.embedding import EmbeddingSpec
 from nimlite.quant.rounded import RoundedMatrix
 from nimlite.store.digest import Sha256, digest_files, sha256_of
 
@@ -61,7 +63,8 @@ class HuggingFaceCheckpoint:
     def digest(self) -> str:
         weights = set(self._file_of.values())
         others = [name for name in (*TOKENIZER_FILES, *OWN_FILES) if (self._path / name).is_file()]
-        digests = digest_files(self._path, weights.union(others, ["config.json"]), self._sha256)
+        others += ["config.json", *sentence_transformers_files(self._path)]
+        digests = digest_files(self._path, weights.union(others), self._sha256)
         text = json.dumps({name: file.sha256 for name, file in digests.items()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -70,6 +73,10 @@ class HuggingFaceCheckpoint:
         dtype = self.config.get("dtype", self.config.get("torch_dtype", "unknown dtype"))
         rounded = "" if self._format is None else f", rounded as {self._format.method} has it"
         return f"Hugging Face checkpoint {self._path.name} ({dtype}{rounded})"
+
+    @property
+    def embedding(self) -> EmbeddingSpec | None:
+        return read_embedding(self._path)
 
     @property
     def license_files(self) -> tuple[Path, ...]:

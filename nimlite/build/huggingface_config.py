@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nimlite.build.published_config import OWN_FILES, PublishedFormat, published_format
 from nimlite.errors import ModelError
+
+T = TypeVar("T")
 
 
 def read_config(directory: Path) -> Mapping[str, Any]:
@@ -36,11 +38,20 @@ def _own_settings(directory: Path) -> Mapping[str, Any] | None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Raises ModelError where there is something else in the file."""
+    """The object in the file. Raises ModelError where there is something else."""
+    return _read_json(file, dict, "object")
+
+
+def read_json_list(file: Path) -> list[Any]:
+    """The array in the file. Raises ModelError where there is something else."""
+    return _read_json(file, list, "array")
+
+
+def _read_json(file: Path, kind: type[T], name: str) -> T:
     try:
         data = json.loads(file.read_text())
-        if not isinstance(data, dict):
-            raise ValueError("it holds no JSON object")
+        if not isinstance(data, kind):
+            raise ValueError(f"it holds no JSON {name}")
         return data
     except ValueError as error:
         raise unreadable(file, error) from error

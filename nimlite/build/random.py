@@ -60,6 +60,11 @@ class RandomCheckpoint:
         return f"{PROVENANCE} of a {self._spec.architecture}, seed {self._seed}"
 
     @property
+    def embedding(self) -> None:
+        """It says nothing of them."""
+        return None
+
+    @property
     def license_files(self) -> tuple[Path, ...]:
         return ()
 

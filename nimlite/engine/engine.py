@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -40,6 +41,7 @@ from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
 from nimlite.layers.model import Model
 from nimlite.layers.shard import WHOLE, Shard
+from nimlite.models.embedding import Pooling
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import SILENT
 from nimlite.profiles.manifest import Device, Precision, Profile
@@ -254,6 +256,30 @@ class Engine:
             )
             for index, prompt in enumerate(prompts)
         ]
+        deltas = self._answer(requests)
+        return [self._generation(request, deltas[request.id]) for request in requests]
+
+    def embed(
+        self, prompts: str | Iterable[str | Sequence[int]], pooling: Pooling
+    ) -> list[np.ndarray]:
+        """The final hidden states of each prompt, pooled: fp32, of the hidden size, and not
+        normalised. Raises as `generate` does."""
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        prefix = uuid.uuid4().hex
+        requests = [
+            Request(
+                id=f"{prefix}-{index}",
+                prompt_token_ids=self._encode(prompt),
+                params=SamplingParams(max_tokens=0),
+                pooling=pooling,
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        deltas = self._answer(requests)
+        return [np.frombuffer(deltas[r.id][-1].embedding, np.float32).copy() for r in requests]
+
+    def _answer(self, requests: Sequence[Request]) -> dict[str, list[Delta]]:
+        """All deltas of each, by its id."""
         for request in requests:
             self.limits.check(request)
         deltas: dict[str, list[Delta]] = {request.id: [] for request in requests}
@@ -266,7 +292,7 @@ class Engine:
         finally:  # an interrupt leaves nothing behind for the next call
             for request in requests:
                 self.abort(request.id)
-        return [self._generation(request, deltas[request.id]) for request in requests]
+        return deltas
 
     def _encode(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         if isinstance(prompt, str):

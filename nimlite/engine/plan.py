@@ -4,8 +4,11 @@ Steps run on the device in the order of their plans, whatever the host does mean
 counts on it: a block may pass from one sequence to another while a step that used it is in flight.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import numpy as np
 
 from nimlite.engine.request import Logprob
 from nimlite.engine.sequence import Sequence
@@ -54,6 +57,8 @@ class StepPlan:
     copies: tuple[BlockCopy, ...]
     """No target is a source or another's target, so they may run in any order or at once."""
     num_tokens: int
+    pools: bool = False
+    """Whether some chunks are of texts to embed."""
 
     num_drafted: int = 0
     """Of these, guesses."""
@@ -82,3 +87,5 @@ class StepOutput:
     prompt_logprobs: tuple[tuple[Logprob, ...], ...]
     """One entry a chunk: the log-probabilities of the tokens at positions start + 1 … start +
     num_tokens that belong to the prompt (empty where not asked for)."""
+    pooled: Mapping[Sequence, np.ndarray] = field(default_factory=dict)
+    """What its chunk adds to the embedding of a text: fp32, of the hidden size."""

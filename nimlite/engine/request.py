@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from nimlite.models.embedding import Pooling
+
 MAX_LOGPROBS = 20
 """OpenAI's limit for `top_logprobs`."""
 
@@ -116,6 +118,8 @@ class Request:
     num_written: int = 0
     """So many of the prompt's last tokens are outputs, of which the grammar is to know: the request
     goes on with another one's answer."""
+    pooling: Pooling | None = None
+    """The prompt's embedding is wanted, and no token: `params` has `max_tokens` 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,8 @@ class Delta(NamedTuple):
     """Prompt tokens found in the prefix cache; sent with the first token."""
     error: str | None = None
     """The sentence for the user where `finish_reason` is ERROR or REFUSED."""
+    embedding: bytes = b""
+    """fp32: the prompt's, as it was pooled, with the last delta of a request that asks for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

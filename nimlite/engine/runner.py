@@ -8,12 +8,14 @@ import torch
 
 from nimlite.engine.batch import BatchBuffers, BatchLimits
 from nimlite.engine.plan import BlockCopy, SampledToken, ScheduledChunk, StepOutput, StepPlan
+from nimlite.engine.pooler import Pooled, pool
 from nimlite.engine.request import Logprob
 from nimlite.engine.sampler import Sampler, SamplingRow, logprob_of
 from nimlite.engine.sequence import Sequence as RequestSequence
 from nimlite.engine.speculation import accepted
 from nimlite.engine.token_masks import TokenMasks
-from nimlite.kernels.base import Kernels, KVLayout
+from nimlite.kernels.base import Counts, Kernels, KVLayout
+from nimlite.kernels.torch_kernels import used_part
 from nimlite.layers.model import Model
 
 
@@ -29,6 +31,8 @@ class Runner:
         sampler: Sampler,
         masks: TokenMasks,
     ) -> None:
+        self._model = model
+        self._kernels = kernels
         self._kv = kernels.allocate_kv(model.num_layers, layout)
         self._buffers = BatchBuffers(limits, self._kv.device)
         self._sampler = sampler
@@ -52,7 +56,11 @@ class Runner:
         self._copy_blocks(plan.copies)
         counts = self._buffers.fill(plan, self._sampled_rows)
         self._sampler.feed(self._buffers, counts)
-        logits_RV = self._forward(counts)
+        pooled: Callable[[], Pooled] = dict
+        if plan.pools:
+            logits_RV, pooled = self._run_and_pool(plan, counts)
+        else:
+            logits_RV = self._forward(counts)
         last_rows: list[int] = []
         prompt_logprobs: list[tuple[Logprob, ...]] = []
         num_rows = 0
@@ -86,9 +94,20 @@ class Runner:
             return StepOutput(
                 tuple(_sampled_after(chunk, tokens) for chunk in plan.chunks),
                 tuple(prompt_logprobs),
+                pooled(),
             )
 
         return result
+
+    def _run_and_pool(
+        self, plan: StepPlan, counts: Counts
+    ) -> tuple[torch.Tensor, Callable[[], Pooled]]:
+        """The step's logits_RV, and what its texts to embed give. It is not the captured forward,
+        which knows the hidden states of few tokens only."""
+        batch = used_part(self._buffers.batch, counts)
+        x_TD = self._model.hidden(batch, self._kv, self._kernels)
+        pooled = pool(plan.chunks, x_TD)
+        return self._model.logits(x_TD, batch.logit_rows_R, self._kernels), pooled
 
     def _pending_token(self, sequence: RequestSequence) -> int:
         """What the step before sampled for it."""

@@ -50,6 +50,7 @@ class _Step:
     num_drafted: int = 0
     chunks: list[ScheduledChunk] = field(default_factory=list)
     copies: list[BlockCopy] = field(default_factory=list)
+    pools: bool = False
 
 
 class Scheduler:
@@ -143,6 +144,7 @@ class Scheduler:
             copies=tuple(step.copies),
             num_tokens=self.config.max_num_tokens - step.budget,
             num_drafted=step.num_drafted,
+            pools=step.pools,
         )
 
     def update(self, plan: StepPlan, output: StepOutput) -> list[Delta]:
@@ -160,13 +162,14 @@ class Scheduler:
                 known = len(sequence.prompt_logprobs) - chunk.start
                 assert known >= 0, f"prompt log-probabilities before {chunk.start} are missing"
                 sequence.prompt_logprobs.extend(logprobs[known:])
-            num_computed = chunk.num_tokens
+            num_computed, delta = chunk.num_tokens, None
             if chunk.samples:
                 assert sampled, f"no token was sampled for {sequence}"
                 delta = self._append(sequence, sampled)
-                deltas.append(delta)
                 if chunk.drafts:
                     num_computed = max(1, len(delta.token_ids))
+            elif sequence.pooling is not None:
+                delta = sequence.take_pooled(chunk, output.pooled.get(sequence))
             # Not the chunk's table any more: it was preempted, and the blocks may be another's.
             if sequence.block_table is chunk.block_table:
                 end = chunk.start + num_computed
@@ -175,8 +178,10 @@ class Scheduler:
                     self._cache.register(sequence, first, last)
                 if chunk.drafts:
                     self._drafting.roll_back(sequence, end)
-            if chunk.samples and delta.finish_reason:
-                self._finish(sequence)
+            if delta is not None:
+                deltas.append(delta)
+                if delta.finish_reason:
+                    self._finish(sequence)
         if any(delta.finish_reason for delta in deltas):
             self._drop_finished()
         return deltas
@@ -235,11 +240,11 @@ class Scheduler:
             position, table = sequence.num_computed_tokens, sequence.block_table
             num_pending = sequence.num_pending
             num_tokens = len(sequence.token_ids) + num_pending
-            if num_tokens - position > 1:
-                prefills.append(sequence)
-                continue
             if num_pending and (num_tokens >= sequence.max_num_tokens or sequence.num_drafted):
                 continue  # its last token is being sampled, or nobody knows how many
+            if num_tokens - position > 1 or sequence.pooling is not None:
+                prefills.append(sequence)
+                continue
             if not budget:
                 break
             if position == len(table) * block_size and not self._grow(sequence):
@@ -297,22 +302,20 @@ class Scheduler:
             step.logit_budget -= num_tokens
         if not num_tokens:
             return
-        samples = num_tokens == left
+        is_last, is_pooled = num_tokens == left, sequence.pooling is not None
+        samples = is_last and not is_pooled
+        step.pools |= is_pooled
         num_logit_rows = num_tokens if every_row else int(samples)
         step.budget -= num_tokens
         step.chunks.append(
             ScheduledChunk(
-                sequence=sequence,
-                start=start,
-                num_tokens=num_tokens,
-                num_logit_rows=num_logit_rows,
-                samples=samples,
+                *(sequence, start, num_tokens, num_logit_rows, samples),
                 output_index=sequence.num_tokens - sequence.num_prompt_tokens,
                 block_table=sequence.block_table,
             )
         )
         sequence.num_computed_tokens += num_tokens
-        sequence.num_pending += samples
+        sequence.num_pending += is_last
 
     def _admit(self, step: _Step) -> None:
         """Start waiting sequences, each in its turn. One that does not fit holds up those behind
@@ -370,7 +373,7 @@ class Scheduler:
             num_shared = sequence.num_prompt_tokens - 1
             sequence.block_hashes = source.block_hashes[: num_shared // block_size]
             return source.block_table[: -(-num_shared // block_size)], num_shared
-        if sequence.needs_prompt_logits:
+        if sequence.needs_every_token:
             return [], 0
         blocks = self._cache.match(sequence)
         return blocks, len(blocks) * block_size

@@ -3,11 +3,14 @@
 import enum
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nimlite.engine.accounts import Account
 from nimlite.engine.request import Delta, FinishReason, Logprob, Request
+from nimlite.models.embedding import Pooling
 
 if TYPE_CHECKING:
-    from nimlite.engine.plan import SampledToken
+    from nimlite.engine.plan import SampledToken, ScheduledChunk
     from nimlite.engine.speculation import Drafts
 
 PRIORITY_SPAN = 1024
@@ -52,6 +55,8 @@ class Sequence:
         "num_pending",
         "num_preemptions",
         "num_prompt_tokens",
+        "pooled",
+        "pooling",
         "prompt_logprobs",
         "rank",
         "request",
@@ -96,6 +101,9 @@ class Sequence:
         self.num_preemptions = 0
         self.prompt_logprobs: list[Logprob] = []
         """Entry i is of the token at position i + 1."""
+        self.pooling = request.pooling
+        self.pooled: list[np.ndarray] = []
+        """What the chunks so far add to its embedding: fp32, of the hidden size."""
         self.followers: list[Sequence] = []
         """Of the same group, waiting for this one to compute their prompt."""
         self.source: Sequence | None = None
@@ -124,6 +132,11 @@ class Sequence:
             self.request.params.prompt_logprobs is not None
             and len(self.prompt_logprobs) < self.num_prompt_tokens - 1
         )
+
+    @property
+    def needs_every_token(self) -> bool:
+        """True where its prompt must be computed even if its keys and values are known."""
+        return self.needs_prompt_logits or self.pooling in (Pooling.MEAN, Pooling.CLS)
 
     def all_prompt_logprobs(self) -> tuple[Logprob | None, ...]:
         """What its first Delta carries: None for the first token, empty where not asked for."""
@@ -159,6 +172,27 @@ class Sequence:
             finish_reason=reason,
             stop_token_id=self.token_ids[-1] if reason is FinishReason.STOP else None,
             num_cached_tokens=self.num_cached_tokens if is_first else 0,
+        )
+
+    def take_pooled(self, chunk: "ScheduledChunk", part: np.ndarray | None) -> Delta | None:
+        """What a chunk adds to its embedding, which the client gets after the last one."""
+        is_last = chunk.start + chunk.num_tokens == self.num_prompt_tokens
+        self.num_pending -= is_last
+        if self.block_table is not chunk.block_table:
+            return None  # it was preempted: all of it comes again
+        if chunk.start == 0:
+            self.pooled.clear()
+        if part is not None:
+            self.pooled.append(part)
+        if not is_last:
+            return None
+        total = np.sum(self.pooled, axis=0, dtype=np.float32)
+        count = self.num_prompt_tokens if self.pooling is Pooling.MEAN else 1
+        return Delta(
+            request_id=self.request.id,
+            finish_reason=FinishReason.STOP,
+            num_cached_tokens=self.num_cached_tokens,
+            embedding=(total / np.float32(count)).astype(np.float32).tobytes(),
         )
 
     def _append(self, token_id: int) -> FinishReason | None:

@@ -112,3 +112,19 @@ class Decoder:
         # Nothing reads the last block's other rows: a prompt's cost only their attention.
         x_RD, _ = last(x_TD, residual_TD, kv_of_last, batch, kernels, rows_R)
         return self.head(x_RD, kernels)
+
+    def hidden(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        """The final hidden states x_TD of all tokens, behind the last norm; else as above."""
+        residual_TD = self.embedding(batch, kernels)
+        x_TD = self.first_norm(residual_TD, kernels)
+        for layer, block in enumerate(self.blocks):
+            x_TD, residual_TD = block(x_TD, residual_TD, kv[layer], batch, kernels)
+        if self.head is None:
+            kernels.send_on(residual_TD)
+        return x_TD
+
+    def logits(self, x_TD: torch.Tensor, rows_R: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        """logits_RV of these rows of the final hidden states."""
+        if self.head is None or not len(rows_R):
+            return x_TD.new_empty((len(rows_R), self.spec.vocab_size))
+        return self.head(kernels.take_rows(x_TD, rows_R), kernels)

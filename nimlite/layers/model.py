@@ -29,3 +29,10 @@ class Model(Protocol):
     def encode(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         """Of an encoder-decoder: let the encoder read the texts of `batch`, which are whole, and
         write what the decoder keeps of them to their slots in `kv`. Gives the encoder's output."""
+
+    def hidden(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        """The same, but the final hidden states x_TD of all tokens, behind the last norm. Of
+        several stages only the last one has them."""
+
+    def logits(self, x_TD: torch.Tensor, rows_R: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        """logits_RV of these rows of the final hidden states."""

@@ -3,6 +3,7 @@
 import difflib
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -35,6 +36,25 @@ FAMILIES: Mapping[str, Family] = {
     name: family for family in families().values() for name in family.ARCHITECTURES
 }
 """By architecture."""
+
+
+_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def has_head(config: Mapping[str, Any]) -> bool:
+    """Whether the architecture is one that writes: not MistralModel, which is MistralForCausalLM
+    without the head."""
+    architecture: str = config["architectures"][0]
+    return _headed(architecture) == architecture
+
+
+def _headed(architecture: str) -> str:
+    """The architecture with the head that it was saved without; itself, where it has one, or is
+    not known."""
+    stem = architecture.removesuffix("Model")
+    if architecture in FAMILIES or stem == architecture:
+        return architecture
+    return next((stem + head for head in _HEADS if stem + head in FAMILIES), architecture)
 
 
 def family_of(architecture: str) -> Family:
@@ -71,15 +91,19 @@ def read_spec(config: Mapping[str, Any]) -> ModelSpec:
         raise ModelError(
             "config.json has no `architectures`: it is not the config of a language model."
         )
-    architecture = architectures[0]
+    architecture = _headed(architectures[0])
     if architecture not in FAMILIES:
         raise _unknown(architecture, dict(config))
     try:
-        return FAMILIES[architecture].spec(dict(config))
+        spec = FAMILIES[architecture].spec({**config, "architectures": [architecture]})
     except KeyError as error:
         raise ModelError(
             f"config.json of a {architecture} lacks {error}: the file is incomplete."
         ) from error
+    if architecture == architectures[0]:
+        return spec
+    # what has no head of its own is proved with that of a tied one
+    return replace(spec, tie_embeddings=True, head_bias=False)
 
 
 def weight_sources(spec: ModelSpec) -> dict[str, WeightSource]:

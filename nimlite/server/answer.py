@@ -1,6 +1,5 @@
 """How the generating endpoints answer: whole or streamed, and never for a client that has gone."""
 
-import asyncio
 import contextlib
 import dataclasses
 import logging
@@ -8,8 +7,6 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import anyio
-from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from nimlite.errors import NimliteError
@@ -20,6 +17,7 @@ from nimlite.server.generation import Generation, Job
 from nimlite.server.state import ServedModel, ServerState
 from nimlite.server.streaming import read_ahead
 from nimlite.server.usage import Usage
+from nimlite.server.watched import WatchedResponse
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +44,7 @@ class Encoder(Protocol):
 Prepare = Callable[[ServedModel], Awaitable[Job]]
 
 
-class Answer(Response):
+class Answer(WatchedResponse):
     """Prepares, generates and sends, until done or until the client goes away.
 
     An error before the first byte propagates to the error handlers; after it, it becomes an event
@@ -62,47 +60,13 @@ class Answer(Response):
         prepare: Prepare,
         encoder: Callable[[ServedModel], Encoder],
     ) -> None:
-        super().__init__()
-        self._state = state
+        super().__init__(state)
         self._model_name = model_name
         self._stream = stream
         self._prepare = prepare
         self._encoder = encoder
-        self.caller = Caller()
-        self.answer_id = ""
-        self._scope = anyio.CancelScope()
-        self._interruption: NimliteError | None = None
-        self._is_whole = False
-        """All of it is on its way: too late to interrupt."""
         self._running_encoder: Encoder | None = None
         """Of a stream that has begun."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.caller = Caller.of(scope)
-        self._state.running.add(self)
-        stop_clock = self.caller.on_deadline(self.interrupt)
-        try:
-            with self._scope:
-                watcher = asyncio.create_task(self._cancel_on_disconnect(receive))
-                try:
-                    await self._run(scope, receive, send)
-                finally:
-                    watcher.cancel()
-        finally:
-            stop_clock()
-            self._state.running.discard(self)
-        if self._interruption is not None:
-            await self._send_interruption(send, self._interruption)
-
-    def interrupt(self, error: NimliteError) -> None:
-        if not self._is_whole:
-            self._interruption = error
-            self._scope.cancel()
-
-    async def _cancel_on_disconnect(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._scope.cancel()
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         model, ticket = self._state.admit(self._model_name, self.caller)

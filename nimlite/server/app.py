@@ -17,6 +17,7 @@ from nimlite.server.body_limit import BodyLimit
 from nimlite.server.caller import Caller
 from nimlite.server.chat import answer_chat
 from nimlite.server.completions import answer_completion
+from nimlite.server.embeddings import EmbeddingsAnswer, EmbeddingsRequest
 from nimlite.server.errors import ErrorBody, install_error_handlers, json_response
 from nimlite.server.page import add_page
 from nimlite.server.protocol import ChatCompletionRequest, CompletionRequest
@@ -31,6 +32,7 @@ from nimlite.version import __version__
 _BODIES = (
     ChatCompletionRequest,
     CompletionRequest,
+    EmbeddingsRequest,
     ResponsesRequest,
     MessagesRequest,
     CountTokensRequest,
@@ -63,6 +65,7 @@ def create_app(state: ServerState) -> FastAPI:
     app.add_middleware(RequestId)
     install_error_handlers(app, state.config.retry_after_s)
     _add_generation(app, state)
+    _add_embeddings(app, state)
     _add_responses(app, state)
     _add_messages(app, state)
     _add_requests(app, state)
@@ -82,6 +85,12 @@ def _add_generation(app: FastAPI, state: ServerState) -> None:
     @app.post("/v1/completions", openapi_extra=_body_schema(CompletionRequest))
     async def completions(request: Request) -> Response:
         return answer_completion(state, await read_body(request, CompletionRequest))
+
+
+def _add_embeddings(app: FastAPI, state: ServerState) -> None:
+    @app.post("/v1/embeddings", openapi_extra=_body_schema(EmbeddingsRequest))
+    async def embeddings(request: Request) -> Response:
+        return EmbeddingsAnswer(state, await read_body(request, EmbeddingsRequest))
 
 
 def _add_responses(app: FastAPI, state: ServerState) -> None:

@@ -12,8 +12,10 @@ from nimlite.errors import (
     NimliteError,
     NotReadyError,
     RequestCancelledError,
+    RequestError,
     RequestNotFoundError,
 )
+from nimlite.models.embedding import EmbeddingSpec
 from nimlite.observe.metrics import ServerMetrics
 from nimlite.server.admission import Admission, Ticket
 from nimlite.server.caller import Caller
@@ -54,6 +56,10 @@ class ServedModel:
     """Rows of the embedding: token ids from a client must be below it."""
     max_num_seqs: int
     """Sequences that the engine runs at once."""
+    embedding: EmbeddingSpec = EmbeddingSpec()  # noqa: RUF009 - frozen
+    """How it embeds texts."""
+    generates: bool = True
+    """False: it is for embeddings and nothing else."""
     source: str = ""
     """Where the weights came from, e.g. `hf://org/name`."""
     profile: str = ""
@@ -121,11 +127,20 @@ class ServerState:
             raise NotReadyError("The server is shutting down and takes no new requests.")
         return self.model
 
-    def admit(self, model_name: str, caller: Caller) -> tuple[ServedModel, Ticket]:
-        """For a new request. Raises ModelNotFoundError, NotReadyError, QuotaError or
-        OverloadedError."""
+    def admit(
+        self, model_name: str, caller: Caller, *, embeds: bool = False
+    ) -> tuple[ServedModel, Ticket]:
+        """For a new request: one that `embeds`, or one that generates. Raises ModelNotFoundError,
+        NotReadyError, QuotaError, OverloadedError, or RequestError where the model generates
+        nothing."""
         self.require_name(model_name)
         model = self.require_ready()
+        if not model.generates and not embeds:
+            raise RequestError(
+                f"The model {model_name!r} makes embeddings and writes no text: use"
+                " /v1/embeddings.",
+                param="model",
+            )
         num_waiting = model.engine.stats().num_waiting
         ticket = self.admission.take(
             caller.key, num_waiting=num_waiting, max_num_seqs=model.max_num_seqs

@@ -77,14 +77,20 @@ class Tokenizer:
         return cls(backend, template, tool_parser=tool_parser, reasoning_parser=reasoning_parser)
 
     async def encode(
-        self, texts: Sequence[str], *, max_tokens: int, add_special_tokens: bool = True
+        self,
+        texts: Sequence[str],
+        *,
+        max_tokens: int,
+        add_special_tokens: bool = True,
+        param: str = "prompt",
     ) -> list[tuple[int, ...]]:
         """Each text as token ids, with the special tokens that the model puts around a text.
 
-        Raises ContextLengthError, without the work, for a text that can't fit into `max_tokens`.
+        Raises ContextLengthError, without the work, for a text that can't fit into `max_tokens`;
+        `param`: the field that it came from.
         """
         for text in texts:
-            self._check_length(text, max_tokens, param="prompt")
+            self._check_length(text, max_tokens, param=param)
         return await _run(
             sum(map(len, texts)), self._encode, texts, add_special_tokens=add_special_tokens
         )

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "LICENSE*")
 """What serves a model: no pickles, no second copies for other frameworks in sub-directories."""
+_POOLING = "*_Pooling/config.json"
+"""Of sentence-transformers: kept with a dot for the slash, for artifacts have no folders."""
 _LISTING = ".listing"
 """The folder of a download that holds what the repository has: bytes by file."""
 
@@ -135,6 +137,8 @@ class HubSource:
     def _is_wanted(self, name: str) -> bool:
         if self.member:
             return name == self.member
+        if fnmatch.fnmatch(name, _POOLING):
+            return name.count("/") == 1
         return "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in _WANTED)
 
     def _nothing_there(self) -> str:
@@ -195,6 +199,8 @@ class _Shared:
 
 
 def _target(stage: Path, name: str) -> Path:
+    if fnmatch.fnmatch(name, _POOLING):
+        return stage / name.replace("/", ".")
     return stage / PurePosixPath(name).name
 
 

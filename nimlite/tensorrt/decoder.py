@@ -71,6 +71,14 @@ class SegmentedDecoder:
         x_RD = self.run["last"]({**given, **self.weights[-1]})["normed"]
         return decoder.head(x_RD, kernels)
 
+    def hidden(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        """As `Decoder` does, and by its kernels: the plans have no place for it."""
+        return self.decoder.hidden(batch, kv, kernels)
+
+    def logits(self, x_TD: torch.Tensor, rows_R: torch.Tensor, kernels: Kernels) -> torch.Tensor:
+        """As `Decoder` does."""
+        return self.decoder.logits(x_TD, rows_R, kernels)
+
 
 def segment_weights(
     segments: Mapping[Kind, Segment], weights: Weights, bind: Bind

@@ -9,12 +9,17 @@ hash of the history too, so each request has one right answer, whatever it is ba
 from collections import deque
 from itertools import accumulate
 
+import numpy as np
+import torch
+
 from nimlite.engine.block_pool import BlockPool
 from nimlite.engine.plan import SampledToken, ScheduledChunk, StepOutput, StepPlan
+from nimlite.engine.pooler import Pooled, pool
 from nimlite.engine.prefix_cache import PrefixCache
 from nimlite.engine.request import Delta, FinishReason, Logprob
 from nimlite.engine.scheduler import Scheduler, SchedulerConfig
 from nimlite.engine.sequence import Sequence
+from nimlite.models.embedding import Pooling
 
 VOCAB_SIZE = 12
 EOS = 0
@@ -58,6 +63,18 @@ def generate_alone(request):
     return tuple(outputs), reason, logprobs
 
 
+def hidden_state(history):
+    """Of one dimension."""
+    return float(history % 1000)
+
+
+def embed_alone(request):
+    """The embedding of a request, from first principles."""
+    states = [hidden_state(history) for history in histories(request.prompt_token_ids)]
+    mean = np.float32(sum(states)) / np.float32(len(states))
+    return {Pooling.LAST: states[-1], Pooling.MEAN: mean, Pooling.CLS: states[0]}[request.pooling]
+
+
 class FakeRunner:
     """Executes plans in order, as a device does."""
 
@@ -73,7 +90,16 @@ class FakeRunner:
         known = [histories(self._tokens(chunk)) for chunk in plan.chunks]
         self._write(plan, known)
         outputs = [self._compute(*pair) for pair in zip(plan.chunks, known, strict=True)]
-        return StepOutput(tuple(o[0] for o in outputs), tuple(o[1] for o in outputs))
+        return StepOutput(
+            tuple(o[0] for o in outputs), tuple(o[1] for o in outputs), self._pool(plan, known)
+        )
+
+    def _pool(self, plan: StepPlan, known: list[list[int]]) -> Pooled:
+        pairs = zip(plan.chunks, known, strict=True)
+        states = [hidden_state(h) for chunk, history in pairs for h in history[chunk.start :]]
+        pooled = pool(plan.chunks, torch.tensor(states).unsqueeze(1))()
+        assert plan.pools or not pooled
+        return pooled
 
     def _check_limits(self, plan: StepPlan) -> None:
         assert 0 < plan.num_tokens <= self.config.max_num_tokens
@@ -229,6 +255,14 @@ class Simulation:
         stopped = last.finish_reason is FinishReason.STOP
         assert last.stop_token_id == (tokens[-1] if stopped else None)
         return tokens, last.finish_reason, first.prompt_logprobs
+
+    def embedding(self, request_id: str) -> float:
+        """What its only delta has."""
+        [delta] = self.deltas[request_id]
+        assert delta.finish_reason is FinishReason.STOP
+        assert not delta.token_ids
+        [value] = np.frombuffer(delta.embedding, np.float32)
+        return float(value)
 
     def _run_last(self) -> None:
         plan, outputs = self.in_flight[-1]

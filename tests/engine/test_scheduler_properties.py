@@ -1,12 +1,14 @@
 """Scheduler, pool and prefix cache under whatever hypothesis thinks of."""
 
 import hypothesis.strategies as st
-from fake_runner import VOCAB_SIZE, Oracle, Simulation, generate_alone
+import pytest
+from fake_runner import VOCAB_SIZE, Oracle, Simulation, embed_alone, generate_alone
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from nimlite.engine.request import Request, SamplingParams
 from nimlite.errors import ContextLengthError
+from nimlite.models.embedding import Pooling
 
 tokens = st.integers(0, VOCAB_SIZE - 1)
 # Two stems, so that prefixes are shared; short tails, so that they part anywhere in a block.
@@ -54,6 +56,11 @@ class Engine(RuleBasedStateMachine):
     def add(self, prompt, params, priority, salt, client):
         self._add(prompt, params, priority=priority, cache_salt=salt, client=client)
 
+    @rule(prompt=prompts, pooling=st.sampled_from(Pooling), priority=priorities, salt=salts)
+    def add_text_to_embed(self, prompt, pooling, priority, salt):
+        nothing = SamplingParams(max_tokens=0)
+        self._add(prompt, nothing, pooling=pooling, priority=priority, cache_salt=salt)
+
     @rule(prompt=prompts, samples=st.lists(params, min_size=2, max_size=4), priority=priorities)
     def add_group(self, prompt, samples, priority):
         group = f"group-{self.num_added}"
@@ -81,7 +88,11 @@ class Engine(RuleBasedStateMachine):
         self.simulation.run(max_steps=2 + 2 * work * len(self.requests))
         assert self.finished >= self.requests.keys()
         for request_id, request in self.requests.items():
-            assert self.simulation.result(request_id) == generate_alone(request)
+            if request.pooling is None:
+                assert self.simulation.result(request_id) == generate_alone(request)
+            else:
+                expected = pytest.approx(embed_alone(request), rel=1e-6)
+                assert self.simulation.embedding(request_id) == expected
 
     @property
     def finished(self):

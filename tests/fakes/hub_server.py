@@ -15,6 +15,7 @@ FILES = {
     "model.safetensors": b"tensors" * 20_000,
     "pytorch_model.bin": b"pickle",
     "onnx/model.json": b"{}",
+    "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}',
 }
 
 

@@ -1,6 +1,7 @@
 """An engine that says what a test tells it to, one token a delta (in place of `engine.client`)."""
 
 import asyncio
+import struct
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 
@@ -99,6 +100,8 @@ class ScriptedEngine:
 
     def _script(self, request: Request) -> list[Delta]:
         params = request.params
+        if request.pooling is not None:
+            return [self._embedding(request)]
         token_ids = list(self.reply(request))
         if params.ignore_eos:
             token_ids = [token_id for token_id in token_ids if token_id != self._eos_id]
@@ -110,6 +113,15 @@ class ScriptedEngine:
             )
             deltas[-1] = last
         return deltas
+
+    def _embedding(self, request: Request) -> Delta:
+        """The prompt's length and its last token, and 0, 0."""
+        if self.failure is not None:
+            return Delta(request.id, finish_reason=FinishReason.ERROR, error=self.failure)
+        vector = struct.pack(
+            "<4f", len(request.prompt_token_ids), request.prompt_token_ids[-1], 0, 0
+        )
+        return Delta(request.id, finish_reason=FinishReason.STOP, embedding=vector)
 
     def _delta(self, request: Request, index: int, token_ids: Sequence[int]) -> Delta:
         params, token_id, is_last = request.params, token_ids[index], index == len(token_ids) - 1

@@ -54,7 +54,12 @@ def fetch(root: Path, uri: str, endpoint: str, **environ: str) -> str:
 
 def test_a_repository_and_its_warm_cache(tmp_path: Path, endpoint: str) -> None:
     path = Path(fetch(tmp_path, "hf://org/tiny@main", endpoint))
-    assert {p.name for p in path.iterdir()} == {"artifact.json", "config.json", "model.safetensors"}
+    assert {p.name for p in path.iterdir()} == {
+        "1_Pooling.config.json",
+        "artifact.json",
+        "config.json",
+        "model.safetensors",
+    }
     assert (path / "model.safetensors").read_bytes() == FILES["model.safetensors"]
     (path / "model.safetensors").write_bytes(b"damaged")
     again = fetch(tmp_path, "hf://org/tiny@main", endpoint)
@@ -68,7 +73,7 @@ def test_one_file(tmp_path: Path, endpoint: str) -> None:
 
 
 def test_files_are_fetched_at_once(tmp_path: Path, endpoint: str) -> None:
-    Hub.meeting = threading.Barrier(2, timeout=60)
+    Hub.meeting = threading.Barrier(3, timeout=60)
     try:
         path = Path(fetch(tmp_path, "hf://org/tiny", endpoint))
     finally:
@@ -104,8 +109,9 @@ def test_a_broken_download_goes_on_where_it_ended(tmp_path: Path, endpoint: str)
     assert "the next start goes on where this one ended" in told
     assert told.endswith("model.safetensors (0.1 MB)\n")
     assert download() == "whole\n"
-    assert Hub.ranges[-1] == "model.safetensors bytes=65536-" and len(Hub.ranges) == 3
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    assert Hub.ranges[-1] == "model.safetensors bytes=65536-" and len(Hub.ranges) == 4
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"1_Pooling.config.json", "config.json", "model.safetensors"}
 
 
 def test_one_file_is_taken_from_the_cached_repository(tmp_path: Path, endpoint: str) -> None:
@@ -173,5 +179,5 @@ def test_refusals_are_told(
 
 def test_a_disk_without_room_is_told_before(tmp_path: Path, endpoint: str) -> None:
     answer = fetch(tmp_path, "hf://org/huge", endpoint)
-    assert answer.startswith("ArtifactError hf://org/huge takes 2,000,000,000,000 MB, and the disk")
+    assert answer.startswith("ArtifactError hf://org/huge takes 3,000,000,000,000 MB, and the disk")
     assert not list(tmp_path.rglob("*.safetensors*"))
