@@ -1,5 +1,7 @@
-"""What a precision costs: perplexity on a text that comes with nimlite, against fp32."""
+"""What a precision costs: perplexity on a text that comes with nimlite, against fp32; and what it
+gives: tokens a second."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -18,6 +20,7 @@ from nimlite.build.reference import Reference
 from nimlite.build.selftest import Logits, self_test
 from nimlite.build.weights_file import load_weights
 from nimlite.engine.backend import Backend
+from nimlite.engine.request import SamplingParams
 from nimlite.layers.linear import Weights
 from nimlite.observe.progress import SILENT, Progress
 from nimlite.profiles.manifest import Precision
@@ -25,6 +28,8 @@ from nimlite.startup import Plan
 
 _WINDOW = 512
 """Tokens of a prompt: each is predicted from those before it in its window."""
+_SPEED_RUNS, _SPEED_TOKENS = 3, 128
+"""Greedy, of one request alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,8 @@ class Quality:
 
     precision: Precision
     report: QualityReport
+    decode_tok_s: float
+    """Of one request, after its first token."""
     nearest: QualityReport | None = None
     """Of plain rounding to nearest at the same bits, where the precision does more than that."""
 
@@ -68,7 +75,16 @@ def measure_qualities(
             with progress.task(f"The text in {engine.precision}, rounded to nearest", None, ""):
                 weights = _converted(engine, checkpoint, recipe)
                 nearest = self_test(_logits(engine, weights, progress), reference, prompts)
-        qualities.append(Quality(precision=engine.precision, report=report, nearest=nearest))
+        with progress.task(f"Tokens a second in {engine.precision}", None, ""):
+            decode_tok_s = _decode_tok_s(engine, prompts[0][:8])
+        qualities.append(
+            Quality(
+                precision=engine.precision,
+                report=report,
+                decode_tok_s=decode_tok_s,
+                nearest=nearest,
+            )
+        )
     return tuple(qualities)
 
 
@@ -90,3 +106,17 @@ def _converted(engine: Prepared, checkpoint: Checkpoint, recipe: Recipe) -> Weig
 def _logits(engine: Prepared, weights: Weights, progress: Progress) -> Logits:
     directory = engine.directory
     return engine.backend.logits(directory.config.spec, weights, directory.path, progress)
+
+
+def _decode_tok_s(prepared: Prepared, prompt: Sequence[int]) -> float:
+    """The best of a few runs."""
+    engine = prepared.backend.open(prepared.directory, SILENT, prefix_caching=False)
+
+    def seconds(num_tokens: int) -> float:
+        began = time.perf_counter()
+        params = SamplingParams(temperature=0.0, max_tokens=num_tokens, ignore_eos=True)
+        engine.generate([prompt], params)
+        return time.perf_counter() - began
+
+    first = min(seconds(1) for _ in range(_SPEED_RUNS))
+    return _SPEED_TOKENS / (min(seconds(1 + _SPEED_TOKENS) for _ in range(_SPEED_RUNS)) - first)

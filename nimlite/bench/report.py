@@ -155,13 +155,14 @@ def _quality(qualities: Sequence[Quality]) -> Grid:
             f"{q.report.perplexity_increase:+.2%}",
             f"{q.nearest.perplexity_increase:+.2%}" if q.nearest else "",
             f"{q.report.argmax_agreement:.1%}",
+            f"{q.decode_tok_s:.0f}",
         )
         for q in qualities
     )
     tokens = f"{qualities[0].report.num_tokens:,} tokens" if qualities else ""
     headings = (
         *("weights", "perplexity", "against fp32", "rounded to nearest"),
-        "same likeliest token",
+        *("same likeliest token", "decode tok/s, alone"),
     )
     return Grid(f"Quality of each precision over {tokens}", headings, rows, num_keys=1)
 

@@ -1,6 +1,6 @@
 """A model's activations on a text, linear by linear, from the fp32 reference."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -8,9 +8,15 @@ import torch
 from tokenizers import Tokenizer
 
 from nimlite.build.checkpoint import Checkpoint
-from nimlite.build.reference import Observer, Reference
+from nimlite.build.reference import Reference
 from nimlite.build.staging import CPU
 from nimlite.models.spec import ModelSpec
+
+Measure = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor | None]
+"""Called with the name of a linear as the engine fuses it, its input x_TC, and its weight_NC. What
+follows is computed with the weight that it gives back; None: with the linear's own."""
+MeasureBeside = Callable[[str, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""The same, with the input of the exact model behind that of the rounded one."""
 
 _TEXTS = ("varied.txt", "luke.txt")
 _MAX_TOKENS = 512
@@ -33,13 +39,37 @@ def calibrate(
     checkpoint: Checkpoint,
     spec: ModelSpec,
     texts: Sequence[Sequence[int]],
-    observer: Observer,
+    measure: Measure,
     device: torch.device = CPU,
 ) -> None:
-    """Call `observer` for every linear of every layer in the order of computation. One layer's
+    """Call `measure` for every linear of every layer in the order of computation. One layer's
     weights and activations are in memory at a time. Texts are cut to what the model can take.
 
     Raises ModelError where a tensor can't be read.
     """
+
+    def observe(name: str, x_TC: torch.Tensor, weight_NC: torch.Tensor) -> torch.Tensor | None:
+        replaced_NC = measure(name, x_TC, weight_NC)
+        return None if replaced_NC is None else x_TC @ replaced_NC.T
+
     texts = [text[: spec.max_positions] for text in texts]
-    Reference(checkpoint, spec, device, observer).run(texts)
+    Reference(checkpoint, spec, device, observe).run(texts)
+
+
+def calibrate_beside_exact(
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    texts: Sequence[Sequence[int]],
+    measure: MeasureBeside,
+    device: torch.device = CPU,
+) -> None:
+    """The same with two models side by side, a batch of both: one goes on with its own weights, the
+    other with those that `measure` gives."""
+
+    def observe(name: str, x_TC: torch.Tensor, weight_NC: torch.Tensor) -> torch.Tensor:
+        exact_TC, x_TC = x_TC.chunk(2)
+        replaced_NC = measure(name, x_TC, exact_TC, weight_NC)
+        return torch.cat([exact_TC @ weight_NC.T, x_TC @ replaced_NC.T])
+
+    texts = [text[: spec.max_positions] for text in texts]
+    Reference(checkpoint, spec, device, observe).run([*texts, *texts])

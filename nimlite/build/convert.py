@@ -143,7 +143,8 @@ def _read(checkpoint: Checkpoint, stored: Stored, staging: Staging) -> torch.Ten
 class _Whole:
     """An engine tensor before ranks take their shares."""
 
-    name: str
+    held_as: str
+    """The engine tensor whose format it has: its own, or the head's where a recipe keeps it."""
     source: WeightSource
     parts: Sequence[torch.Tensor]
     rounded: RoundedMatrix | None
@@ -160,13 +161,14 @@ class _Whole:
     ) -> "_Whole":
         parts = [recipe.scaled(name, part) for part in read_parts(checkpoint, source, staging)]
         rounded = recipe.rounded(name, torch.cat(parts)) if source.quantize else None
-        return cls(name, source, parts, rounded)
+        held_as = "head" if name in recipe.kept else name
+        return cls(held_as, source, parts, rounded)
 
     def share(self, shard: Shard, target: Packing) -> PackedWeight | torch.Tensor:
         tensor = take_shard(self.parts, self.source, shard)
         if not self.source.quantize:
             return tensor.float()
-        scheme = target.scheme(self.name, tensor.shape[1])
+        scheme = target.scheme(self.held_as, tensor.shape[1])
         if self.rounded is None:
             return scheme.pack(tensor.float() if tensor.device.type == "cpu" else tensor)
         rounded = take_rounded(self.rounded, self.parts, self.source, shard)

@@ -30,7 +30,8 @@ from nimlite.models.spec import (
 
 Observer = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor | None]
 """Called with the name of a linear as the engine fuses it, its input x_TC, and its weight_NC. What
-follows is computed with the weight that it gives back; None: with the linear's own."""
+follows is computed with the product y_TN that it gives back, biases apart; None: with the linear's
+own."""
 
 
 class Reference:
@@ -140,12 +141,14 @@ class Reference:
     def _linears(self, name: str, x_TD: torch.Tensor) -> list[torch.Tensor]:
         """x through each of the parts that the engine fuses into `name`."""
         weights = self._parts(name)
-        if self._observer is not None:
-            replaced_NC = self._observer(name, x_TD, torch.cat(weights))
-            if replaced_NC is not None:
-                weights = list(torch.split(replaced_NC, [len(weight) for weight in weights]))
         has_bias = f"{name}.bias" in self._sources
         biases = self._parts(f"{name}.bias") if has_bias else [None] * len(weights)
+        if self._observer is not None:
+            y_TN = self._observer(name, x_TD, torch.cat(weights))
+            if y_TN is not None:
+                products = torch.split(y_TN, [len(weight) for weight in weights], dim=1)
+                pairs = zip(products, biases, strict=True)
+                return [y if b is None else y + b for y, b in pairs]
         return [linear(x_TD, w, b) for w, b in zip(weights, biases, strict=True)]
 
     def _norm(self, name: str, x_TD: torch.Tensor) -> torch.Tensor:

@@ -27,11 +27,15 @@ def hessian(x_TC: torch.Tensor) -> torch.Tensor:
     A few tokens that attention sinks into (the first of a text) may be hundreds of times as large
     as all others, which then would count for nothing: they are cut.
     """
-    x_TC = x_TC.float()
-    norm_T1 = x_TC.norm(dim=1, keepdim=True)
-    limit = LARGEST * norm_T1.median()
-    x_TC = torch.where(norm_T1 > limit, x_TC * (limit / norm_T1), x_TC)
+    x_TC = x_TC.float() * cut(x_TC)
     return 2 * x_TC.T @ x_TC
+
+
+def cut(x_TC: torch.Tensor) -> torch.Tensor:
+    """What the tokens are multiplied by, so that none counts too much: [T, 1], at most 1."""
+    norm_T1 = x_TC.float().norm(dim=1, keepdim=True)
+    limit = LARGEST * norm_T1.median()
+    return torch.where(norm_T1 > limit, limit / norm_T1, 1.0)
 
 
 def gptq(

@@ -53,9 +53,12 @@ REPORT = Report(
         Footprint(system="a", variant="bf16", start_s=3.21, ready_rss=1 << 30, peak_rss=3 << 29),
     ),
     qualities=(
-        Quality(precision=Precision.INT4, report=QUALITY),
+        Quality(precision=Precision.INT4, report=QUALITY, decode_tok_s=101.4),
         Quality(
-            precision=Precision.INT4_GPTQ, report=QUALITY, nearest=replace(QUALITY, perplexity=18.0)
+            precision=Precision.INT4_GPTQ,
+            report=QUALITY,
+            decode_tok_s=98.6,
+            nearest=replace(QUALITY, perplexity=18.0),
         ),
     ),
 )
@@ -68,8 +71,8 @@ def test_markdown() -> None:
     assert "| a | bf16 | 77 | 256 |\n| b | bf16 |  | 256 |" in page
     assert "| a | bf16 | 1 stream | 10.0 | 20.0 | 1.0 | 2.0 | 2.5 |" in page
     assert "| a | bf16 | 3.2 | 1.00 | 1.50 |" in page
-    assert "| int4 | 12.120 | +1.00% |  | 95.0% |" in page
-    assert "| int4_gptq | 12.120 | +1.00% | +50.00% | 95.0% |" in page
+    assert "| int4 | 12.120 | +1.00% |  | 95.0% | 101 |" in page
+    assert "| int4_gptq | 12.120 | +1.00% | +50.00% | 95.0% | 99 |" in page
 
 
 def test_tables_show_the_same() -> None:

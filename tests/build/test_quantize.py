@@ -36,6 +36,7 @@ SHAPE = {
     "max_positions": 8192,
     "norm_eps": 1e-5,
 }
+MLP = ("gate_up", "down")
 TEXTS = [list(range(30, 94)), [5, 7, 200, 11]]
 
 
@@ -115,14 +116,35 @@ def test_fp8_inputs_have_a_scale_of_their_own_where_that_is_asked_for(llama: Lla
     def observe(name: str, x_TC: torch.Tensor, weight_NC: torch.Tensor) -> torch.Tensor:
         seen[name] = x_TC
         rounded = fixed.rounded(name, weight_NC)
-        assert rounded is not None
-        return rounded.dequantized()
+        return weight_NC if rounded is None else rounded.dequantized()
 
     calibrate(llama.checkpoint, llama.spec, TEXTS, observe)
-    for name, x_TC in seen.items():
+    assert seen.keys() - fixed.kept == {f"layers.{i}.{n}" for i in (0, 1) for n in MLP}
+    for name in seen.keys() - fixed.kept:
         rounded = fixed.rounded(name, torch.empty(0))
         assert rounded is not None and rounded.input_scale is not None
-        assert rounded.input_scale * FP8_MAX == pytest.approx(float(x_TC.abs().max()), rel=1e-4)
+        largest = float(seen[name].abs().max())
+        assert rounded.input_scale * FP8_MAX == pytest.approx(largest, rel=1e-4)
+
+
+def test_attention_and_the_outer_layers_of_a_small_model_stay_in_16_bits(
+    llama: Llama, tmp_path: Path
+) -> None:
+    small = ModelSpec(**SHAPE, num_layers=30)
+    large = ModelSpec(**SHAPE | {"hidden_size": 4096, "intermediate_size": 14336}, num_layers=32)
+    nearest, of_large = (nearest_recipe(Precision.FP8, spec) for spec in (small, large))
+    assert nearest is not None and of_large is not None and not of_large.kept
+    linears = {f"layers.{i}.{n}" for i in range(30) for n in ("qkv", "output", *MLP)}
+    rounded = {f"layers.{i}.{n}" for i in range(1, 29) for n in MLP}
+    assert nearest.kept == linears - rounded
+    recipe = recipe_for(Precision.FP8, llama.checkpoint, llama.spec, TEXTS)
+    weights = converted(llama, Precision.FP8, recipe, tmp_path)
+    for name, scheme in (("qkv", "bf16"), ("output", "bf16"), ("down", "fp8")):
+        weight = weights[f"layers.0.{name}"]
+        assert isinstance(weight, PackedWeight) and weight.scheme == scheme
+    assert torch.equal(
+        matrix(weights, "layers.1.qkv"), matrix(llama.weights(Precision.BF16), "layers.1.qkv")
+    )
 
 
 CALIBRATED_WEIGHTS = [
