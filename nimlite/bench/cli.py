@@ -227,14 +227,46 @@ def soak_command(
     ] = None,
     requests: Annotated[int, typer.Option(min=10, help="Requests in all.")] = 10_000,
     in_flight: Annotated[int, typer.Option(min=8, help="Requests at a time.")] = 256,
+    service: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Minutes for which a whole server is asked, instead."),
+    ] = None,
+    kill_every: Annotated[
+        float, typer.Option(min=1, help="Seconds between kills of the server's engine.")
+    ] = 120.0,
+    log: Annotated[Path | None, typer.Option(help="Where the server's log stays.")] = None,
+    json: JsonOption = None,
 ) -> None:
     """Whether an engine answers in a crowd as it does alone, and leaks nothing, over many requests
-    of random lengths with random cancels."""
+    of random lengths with random cancels. With --service: whether a server does, with bad clients,
+    slow readers, and kills of its engine."""
+    if service is not None:
+        _soak_service(model, service, in_flight, kill_every, log, json)
+        return
     from nimlite.bench.soak import run_soak
 
     engine, tokenizer_file = _load(model)
     for line in run_soak(engine, tokenizer_file, requests, in_flight):
         typer.echo(line)
+
+
+def _soak_service(
+    model: str | None,
+    minutes: float,
+    clients: int,
+    kill_every_s: float,
+    log: Path | None,
+    json: Path | None,
+) -> None:
+    from nimlite.bench.service_soak import Case, run_service_soak, service_command
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    case = Case(seconds=60 * minutes, clients=clients, kill_every_s=kill_every_s)
+    found = run_service_soak(service_command(model), case, log)
+    typer.echo(str(found))
+    if json:
+        json.write_text(f"{found.json_line()}\n", encoding="utf-8")
+    raise typer.Exit(code=1 if found.num_problems else 0)
 
 
 @app.command("structured")

@@ -73,6 +73,10 @@ class Server:
         self.start_s = time.monotonic() - started
         self._ready_rss = memory_of(self._process.pid, "VmRSS")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def footprint(self) -> Footprint:
         """Of everything up to now."""
         return Footprint(
@@ -104,12 +108,13 @@ def running(command: ServerCommand, log_file: Path | None = None) -> Iterator[Se
             _end(process)
 
 
-def memory_of(pid: int, field: str) -> int:
+def memory_of(pid: int, field: str, *, descendants: bool = True) -> int:
     """Bytes of `field` in /proc/PID/status, summed over a process and its descendants."""
-    return sum(_status_bytes(member, field) for member in _tree(pid))
+    return sum(_status_bytes(member, field) for member in (tree(pid) if descendants else [pid]))
 
 
-def _tree(root: int) -> list[int]:
+def tree(root: int) -> list[int]:
+    """A process and its descendants, in the order of their generations."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (status := _read_status(int(entry.name))):

@@ -5,7 +5,11 @@ import http
 from typing import Any
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from nimlite.errors import RequestError
 from nimlite.server.errors import error_object
@@ -30,6 +34,8 @@ class Connection(HttpToolsProtocol):
         self._stall_s = stall_s
         self._stall_timer: asyncio.TimerHandle | None = None
         self._head_s = head_s
+        self._cycles: list[RequestResponseCycle] = []
+        """Requests that are not answered yet: several, where a client does not wait for answers."""
         self._head_bytes: int | None = None
         """Of a head that goes on, without the read that it began in, which may hold a body, too."""
         self._timer: asyncio.TimerHandle | None = None
@@ -42,6 +48,9 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
         self._stop_stall_timer()
         super().connection_lost(exc)
+        for cycle in self._cycles:  # uvicorn tells the latest only
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -80,6 +89,7 @@ class Connection(HttpToolsProtocol):
             self._refuse_size()
             raise _RefusedError
         super().on_headers_complete()
+        self._cycles = [c for c in (*self._cycles, self.cycle) if not c.response_complete]
 
     def send_400_response(self, msg: str) -> None:
         """Of the parser; also called for what we refused, which has its answer."""

@@ -9,8 +9,9 @@ import pydantic_core
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from starlette.requests import ClientDisconnect
 
-from nimlite.errors import RequestError
+from nimlite.errors import RequestCancelledError, RequestError
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -55,7 +56,10 @@ async def read_body(request: Request, schema: type[Body]) -> Body:
             f"The body must be JSON, sent with the header 'Content-Type: application/json'; "
             f"it was {media_type[:100] or 'missing'!r}."
         )
-    raw = await request.body()
+    try:
+        raw = await request.body()
+    except ClientDisconnect:
+        raise RequestCancelledError("The client left before its request was here.") from None
     try:
         return schema.model_validate_json(raw)
     except ValidationError as error:

@@ -144,6 +144,20 @@ def test_a_client_that_goes_away_ends_its_request_at_once(
     assert engine.aborted == {request.id for request in engine.requests}
 
 
+def test_a_client_that_goes_away_ends_all_that_it_has_sent_ahead(
+    server: LiveServer, engine: ScriptedEngine
+) -> None:
+    engine.hold(after_steps=2)
+    request = _raw(httpx.Request("POST", server.url + CHAT, json=BODY))
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(request * 3)
+        assert engine.on_held.wait(PATIENCE_S)
+    assert engine.on_abort.wait(PATIENCE_S)
+    while server.state.running:
+        pass
+    assert engine.aborted == {request.id for request in engine.requests}
+
+
 def test_a_client_that_lags_gets_everything_in_fewer_chunks(
     server: LiveServer, engine: ScriptedEngine, reply_ids: list[int]
 ) -> None:

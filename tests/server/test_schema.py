@@ -1,4 +1,7 @@
-"""Requests generated from the OpenAPI schema: never a 5xx, always the error object."""
+"""Requests generated from the OpenAPI schema: never a 5xx, always the error object. `scripts/fuzz`
+asks for more of them."""
+
+import os
 
 import schemathesis
 from fakes.live_server import LiveServer
@@ -16,7 +19,7 @@ ANTHROPIC = {"message", "type"}
 
 @schema.parametrize()
 @settings(
-    max_examples=40,
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "40")),
     derandomize=True,
     deadline=None,
     database=None,
