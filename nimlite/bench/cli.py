@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nimlite.bench.ranks_command import ranks
 from nimlite.settings.values import DenseBackend
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Measure nimlite, beside its peers.", no_args_is_help=True)
 
+app.command()(ranks)
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Also write the results here, as JSON lines.")
 ]

@@ -75,7 +75,7 @@ def convert_checkpoint(
         spec = read_spec(job.checkpoint.config)
         config = describe(job, spec, work)
         recipe = make_recipe(job, spec, work, shown, packing)
-        if packing.keeps_weights:
+        if packing.keeps_weights and job.profile.tp * job.profile.pp == 1:
             weights = convert_on_device(job.checkpoint, spec, packing, WHOLE, shown, recipe)
             with shown.task("Write the weights", None, ""):
                 write_weights(work / weights_name(0), weights, packing.device)

@@ -28,13 +28,16 @@ def prompts_for(spec: ModelSpec, profile: Profile, directory: Path) -> list[list
 def measure(
     engine: Candidate, reference: Logits, prompts: Sequence[Sequence[int]], progress: Progress
 ) -> Proof:
-    """Both on the prompts, and what the engine goes on with. Raises SelfTestError where it gives
-    no numbers."""
-    with progress.task("Compare with the reference", sum(map(len, prompts)), "tokens") as task:
-        quality = self_test(engine, reference, prompts)
-        task.advance(quality.num_tokens)
-    with progress.task("Generate token by token", None, ""):
-        return Proof(quality=quality, generation=generation_test(engine, prompts))
+    """Both on the prompts, and what the engine goes on with; then it is closed. Raises
+    SelfTestError where it gives no numbers."""
+    try:
+        with progress.task("Compare with the reference", sum(map(len, prompts)), "tokens") as task:
+            quality = self_test(engine, reference, prompts)
+            task.advance(quality.num_tokens)
+        with progress.task("Generate token by token", None, ""):
+            return Proof(quality=quality, generation=generation_test(engine, prompts))
+    finally:
+        engine.close()
 
 
 def prove(

@@ -27,6 +27,9 @@ class Candidate(Protocol):
     def greedy(self, prompt: Sequence[int], num_tokens: int) -> list[int]:
         """The likeliest tokens after the prompt, each in a step of its own."""
 
+    def close(self) -> None:
+        """End other processes, where it has some."""
+
 
 _NUM_GENERATIONS, _CONTEXT_TOKENS, _GENERATED_TOKENS = 2, 32, 16
 _PASSAGE_TOKENS = 256

@@ -25,6 +25,11 @@ def shard_sources(
 
 def require_shares(spec: ModelSpec, shard: Shard) -> None:
     """Raises ModelError where the model can't be split over so many ranks."""
+    if shard.world * shard.stages > 1 and (spec.encoder is not None or not spec.causal):
+        raise ModelError(
+            f"A {spec.architecture} has an encoder, and only decoders can be split over ranks: take"
+            " tp=1, pp=1."
+        )
     inner = spec.intermediate_size
     if spec.moe is not None:
         inner = min(spec.moe.intermediate_size, spec.moe.shared_size or inner)
@@ -49,6 +54,16 @@ def take_shard(parts: Sequence[torch.Tensor], source: WeightSource, shard: Shard
     return torch.cat(
         [part.narrow(dimension, r.start, len(r)) for part, r in zip(parts, ranges, strict=True)]
     )
+
+
+def shard_shape(source: WeightSource, shard: Shard) -> tuple[int, ...]:
+    """Of the rank's share."""
+    if source.shard == "none" or shard.world == 1:
+        return source.shape
+    if source.shard == "columns":
+        return (source.shape[0], len(_ranges(source, source.shape[1:], shard)[0]))
+    sizes = [size for stored in source.tensors for size in stored.part_rows]
+    return (sum(map(len, _ranges(source, sizes, shard))), *source.shape[1:])
 
 
 def take_rounded(

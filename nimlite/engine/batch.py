@@ -1,13 +1,17 @@
 """A step's plan as flat int32 arrays in static buffers: what a captured forward reads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 
 from nimlite.engine.plan import StepPlan
 from nimlite.engine.sequence import Sequence
 from nimlite.kernels.base import Batch, Counts
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +34,19 @@ class BatchBuffers:
     """
 
     def __init__(self, limits: BatchLimits, device: torch.device | str = "cpu") -> None:
-        self._flat = torch.zeros(_size(limits), dtype=torch.int32, device=device)
+        self._flat = torch.zeros(buffer_size(limits), dtype=torch.int32, device=device)
         if self._flat.device.type == "cpu":
-            self._hosts = [_HostArrays(limits, self._flat)]
+            self._hosts = [HostArrays(limits, self._flat)]
         else:
-            pinned = [torch.zeros(_size(limits), dtype=torch.int32).pin_memory() for _ in range(2)]
-            self._hosts = [_HostArrays(limits, flat) for flat in pinned]
+            pinned = [
+                torch.zeros(buffer_size(limits), dtype=torch.int32).pin_memory() for _ in range(2)
+            ]
+            self._hosts = [HostArrays(limits, flat) for flat in pinned]
+        if self._flat.device.type == "cpu":
+            self._told = self._flat
+        else:
+            self._told = torch.zeros(buffer_size(limits), dtype=torch.int32)
+        self._told_arrays = {n: array.numpy() for n, array in _split(limits, self._told).items()}
         arrays = _split(limits, self._flat)
         self.sources_T = arrays.pop("sources_T")
         """For a token that the step before sampled and that is still on the device: its row in
@@ -54,15 +65,31 @@ class BatchBuffers:
             self._flat.copy_(self._hosts[0].flat, non_blocking=True)
         return counts
 
+    def load(self, decode: Callable[[Mapping[str, np.ndarray]], T]) -> T:
+        """Instead of `fill`: let `decode` write a step into the arrays, which are as the step
+        before left them."""
+        decoded = decode(self._told_arrays)
+        if self._told is not self._flat:
+            self._hosts.reverse()
+            self._hosts[0].flat.copy_(self._told)
+            self._flat.copy_(self._hosts[0].flat, non_blocking=True)
+        return decoded
 
-class _HostArrays:
+
+class HostArrays:
     """The host's copy of the buffers, as numpy views: writing one costs a fraction of torch's
     dispatch."""
 
-    def __init__(self, limits: BatchLimits, flat: torch.Tensor) -> None:
+    def __init__(
+        self, limits: BatchLimits, flat: torch.Tensor, *, tells_updates: bool = False
+    ) -> None:
+        """`tells_updates`: to keep `updates`."""
         self.flat = flat
         self._limits = limits
-        self._arrays = {name: array.numpy() for name, array in _split(limits, flat).items()}
+        self._tells_updates = tells_updates
+        self.updates: list[tuple[int, int, int]] = []
+        """What was written to tables: row, and the bounds of the columns."""
+        self.arrays = {name: array.numpy() for name, array in _split(limits, flat).items()}
         self._tables: list[tuple[list[int], int]] = [([], 0)] * limits.max_sequences
         """The table written to each row, and how much of it."""
 
@@ -122,7 +149,7 @@ class _HostArrays:
         return Counts(len(token_ids), len(context_lens), len(logit_rows))
 
     def _write(self, name: str, values: list[int]) -> None:
-        self._arrays[name][: len(values)] = values
+        self.arrays[name][: len(values)] = values
 
     def _write_table(self, row: int, table: list[int], num_blocks: int) -> None:
         """Tables only grow, and a changed one is a new list: mostly there is nothing to write."""
@@ -130,8 +157,10 @@ class _HostArrays:
         if written is not table:
             length = 0
         if num_blocks > length:
-            array = self._arrays["block_tables_SB"][row]
+            array = self.arrays["block_tables_SB"][row]
             array[length:num_blocks] = table[length:num_blocks]
+            if self._tells_updates:
+                self.updates.append((row, length, num_blocks))
             self._tables[row] = (table, num_blocks)
 
 
@@ -158,7 +187,7 @@ def _offsets(limits: BatchLimits) -> dict[str, tuple[int, int]]:
     return offsets
 
 
-def _size(limits: BatchLimits) -> int:
+def buffer_size(limits: BatchLimits) -> int:
     return max(end for _, end in _offsets(limits).values())
 
 

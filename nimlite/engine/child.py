@@ -60,7 +60,7 @@ class _Child:
         if launch is None:
             return
         assert isinstance(launch, Launch)
-        _send_logs(self._channel, launch.log_levels)
+        send_logs(self._channel, launch.log_levels)
         threading.Thread(target=self._watch, name="parent-watch", daemon=True).start()
         prepared = self._prepare(launch)
         if prepared is not None:
@@ -112,7 +112,8 @@ class _Child:
         loop.stop()
 
 
-def _send_logs(channel: Channel, levels: dict[str, int]) -> None:
+def send_logs(channel: Channel, levels: dict[str, int]) -> None:
+    """Let what this process logs appear at the other end."""
     logging.basicConfig(handlers=[_LogSender(channel)], format="%(message)s", force=True)
     logging.captureWarnings(True)
     for name, level in levels.items():

@@ -67,6 +67,10 @@ class CpuBackend:
     def logits(
         self, spec: ModelSpec, weights: Weights, directory: Path, progress: Progress
     ) -> Candidate:
+        if self.profile.tp * self.profile.pp > 1:
+            from nimlite.parallel.cpu import CpuPart, evaluation  # ranks use this module
+
+            return evaluation(CpuPart.of(spec, self.profile, directory, self.kernels))
         layout = kv_layout(spec, self.profile)
         return Evaluation(Decoder.load(spec, weights, layout), self.kernels)
 
@@ -78,6 +82,15 @@ class CpuBackend:
         prefix_caching: bool = True,
         speculation: Speculation | None = None,
     ) -> Engine:
+        if self.profile.tp * self.profile.pp > 1:
+            from nimlite.parallel.cpu import CpuPart, open_engine
+
+            spec = directory.config.spec
+            part = CpuPart.of(spec, self.profile, directory.path, self.kernels)
+            with progress.task(f"Start {self.profile.tp * self.profile.pp} ranks", None, ""):
+                return open_engine(
+                    part, directory, prefix_caching=prefix_caching, speculation=speculation
+                )
         with progress.task("Load the weights", None, ""):
             return Engine.open(
                 directory,

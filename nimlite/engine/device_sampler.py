@@ -41,7 +41,7 @@ class DeviceSampler:
         self._where = where
         self._device = Device.of(where)
         self._on_gpu = where.type == "cuda"
-        self._tokens_R = torch.zeros(max_rows, dtype=torch.int32, device=where)
+        self.tokens_R = torch.zeros(max_rows, dtype=torch.int32, device=where)
         # Two take turns: the host reads one while the next step's tokens arrive in the other.
         self._hosts = [
             torch.zeros(max_rows, dtype=torch.int32, pin_memory=self._on_gpu) for _ in range(2)
@@ -51,14 +51,14 @@ class DeviceSampler:
     def feed(self, buffers: BatchBuffers, counts: Counts) -> None:
         num_tokens = counts.num_tokens
         token_ids_T = buffers.batch.token_ids_T[:num_tokens]
-        feed(self._tokens_R, buffers.sources_T[:num_tokens], token_ids_T, self._device)
+        feed(self.tokens_R, buffers.sources_T[:num_tokens], token_ids_T, self._device)
 
     def launch(
         self, logits_RV: torch.Tensor, rows: Sequence[SamplingRow], mask: TokenMask | None = None
     ) -> Callable[[], list[SampledToken]]:
         if not rows:
             return list
-        tokens_R = self._tokens_R[: len(rows)]
+        tokens_R = self.tokens_R[: len(rows)]
         adjusted_RV, seen_rows_R = self._adjusted(logits_RV, rows)
         if mask is not None:
             if adjusted_RV is logits_RV:
@@ -97,7 +97,7 @@ class DeviceSampler:
         is_penalized = any(row.is_penalized for row in rows)
         seen_rows = [-1] * len(rows)
         if is_penalized:
-            seen_rows = self._seen.update(rows, self._tokens_R, logits_RV.shape[1])
+            seen_rows = self._seen.update(rows, self.tokens_R, logits_RV.shape[1])
         biases = [_biases(row) for row in rows]
         width = max(1, *(len(bias) for bias in biases))
         ids = np.full((len(rows), width), -1, np.int32)

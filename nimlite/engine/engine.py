@@ -6,9 +6,11 @@ import os
 import secrets
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,12 +31,12 @@ from nimlite.engine.request import (
     Request,
     SamplingParams,
 )
-from nimlite.engine.runner import Runner
+from nimlite.engine.runner import Runner, Team
 from nimlite.engine.sampler import HostSampler, Sampler
 from nimlite.engine.scheduler import Scheduler, SchedulerConfig
 from nimlite.engine.speculation import Speculation, Speculator
 from nimlite.engine.token_masks import TokenMasks
-from nimlite.errors import RequestError, SettingError
+from nimlite.errors import EngineError, RequestError, SettingError
 from nimlite.kernels.base import Kernels, KVLayout
 from nimlite.kernels.select import cpu_kernels
 from nimlite.layers.decoder import Decoder
@@ -70,6 +72,15 @@ class Generation:
     num_cached_tokens: int
 
 
+class LostTeam(Team, Protocol):
+    """A `Team` that can end, or be lost."""
+
+    def explained(self, error: Exception) -> EngineError:
+        """What an error in a step comes from."""
+
+    def close(self) -> None: ...
+
+
 class Engine:
     """Scheduler and runner over one model. Not thread-safe: one owner adds, steps and aborts."""
 
@@ -86,27 +97,32 @@ class Engine:
         sampler: Sampler | None = None,
         dense: Callable[[Decoder], Model] | None = None,
         speculator: Speculator | None = None,
+        shard: Shard = WHOLE,
+        team: LostTeam | None = None,
     ) -> None:
         """The profile's `kv_cache_bytes` must be decided. Without a tokenizer prompts are token
         ids, and without a sampler the host samples. `dense` lets something else than the kernels
-        compute the dense layers. `speculator`: guesses tokens; None: nobody does."""
-        layout = kv_layout(spec, profile)
-        limits = BatchLimits(
-            max_tokens=profile.max_num_tokens,
-            max_sequences=profile.max_batch_size,
-            max_logit_rows=profile.max_batch_size + _LOGIT_ROWS,
-            max_blocks=-(-profile.max_model_len // profile.block_size),
-            block_size=profile.block_size,
-        )
+        compute the dense layers. `speculator`: guesses tokens; None: nobody does. `shard`: of
+        several ranks this one's, the first; `team`: the others."""
+        layout = kv_layout(spec, profile, shard)
         self.spec = spec
         self.profile = profile
         self.grammars = GrammarCompiler(tokenizer, spec.vocab_size, eos_token_ids)
         self._tokenizer = tokenizer
-        decoder = Decoder.load(spec, weights, layout, max_model_len=profile.max_model_len)
+        decoder = Decoder.load(spec, weights, layout, shard, profile.max_model_len)
         model = dense(decoder) if dense else decoder
         masks = TokenMasks(self.grammars)
-        self._runner = Runner(model, kernels, layout, limits, sampler or HostSampler(), masks)
-        self._in_flight: tuple[StepPlan, Callable[[], StepOutput]] | None = None
+        self._team = team
+        self._runner = Runner(
+            model,
+            kernels,
+            layout,
+            batch_limits(profile),
+            sampler or HostSampler(),
+            masks,
+            team,
+        )
+        self._in_flight: deque[tuple[StepPlan, Callable[[], StepOutput]]] = deque()
         self._speculator = speculator
         self._began = 0.0
         cache = PrefixCache(layout.block_size, enabled=prefix_caching)
@@ -117,6 +133,7 @@ class Engine:
                 max_model_len=profile.max_model_len,
                 max_logit_rows=_LOGIT_ROWS,
                 eos_token_ids=frozenset(eos_token_ids),
+                num_stages=shard.stages,
             ),
             BlockPool(layout.num_blocks, layout.block_size, cache),
             cache,
@@ -143,9 +160,12 @@ class Engine:
             from nimlite.engine.gpu import GpuBackend  # it needs Triton, which a CPU does not have
 
             return GpuBackend(profile=opened.config.profile).open(opened, SILENT)
+        from nimlite.engine.cpu import CpuBackend  # it imports this module
+
         head_dim = opened.config.spec.head_dim
         selected = cpu_kernels(default_cache_path() / "kernels", threads, head_dim)
-        return cls.open(opened, kernels=selected.kernels)
+        backend = CpuBackend(profile=opened.config.profile, kernels=selected.kernels)
+        return backend.open(opened, SILENT)
 
     @classmethod
     def open(
@@ -156,9 +176,10 @@ class Engine:
         profile: Profile | None = None,
         prefix_caching: bool = True,
         speculation: Speculation | None = None,
+        team: LostTeam | None = None,
     ) -> "Engine":
         """`profile`: with the limits of this machine; default: the one that the engine was built
-        for."""
+        for. `team`: the other ranks; this is the first."""
         config = directory.config
         return cls(
             spec=config.spec,
@@ -169,12 +190,14 @@ class Engine:
             tokenizer=Tokenizer.from_file(str(directory.path / "tokenizer.json")),
             prefix_caching=prefix_caching,
             speculator=Speculator(speculation) if speculation else None,
+            shard=Shard.of(0, config.profile.tp, config.profile.pp),
+            team=team,
         )
 
     @property
     def has_work(self) -> bool:
         """True while a request is waiting or running."""
-        return self._scheduler.has_work or self._in_flight is not None
+        return self._scheduler.has_work or bool(self._in_flight)
 
     @property
     def stats(self) -> EngineStats:
@@ -207,21 +230,36 @@ class Engine:
         while the host looks at them. Not so where the tokens are guessed: what comes after them
         depends on which were right.
         """
-        if self._in_flight is not None and self._scheduler.awaits_tokens():
-            in_flight, self._in_flight = self._in_flight, None
-            return self._take(in_flight)
-        plan = self._scheduler.schedule()
-        if self._in_flight is None:
-            self._began = time.perf_counter()
-        launched = None if plan is None else (plan, self._runner.launch(plan))
-        waits = self._in_flight is None and plan is not None and plan.num_drafted > 0
-        if self._runner.lookahead and not waits:
-            launched, self._in_flight = self._in_flight, launched
-        return [] if launched is None else self._take(launched)
+        try:
+            return self._step()
+        except RuntimeError as error:
+            if self._team is None:
+                raise
+            raise self._team.explained(error) from error
 
-    def _take(self, launched: tuple[StepPlan, Callable[[], StepOutput]]) -> list[Delta]:
-        """Wait for a step. It took as long as since the one before, or since its launch."""
-        plan, result = launched
+    def close(self) -> None:
+        """End other ranks, where there are any. It can't be used any more."""
+        if self._team is not None:
+            self._team.close()
+
+    def _step(self) -> list[Delta]:
+        if self._in_flight and self._scheduler.awaits_tokens():
+            return self._take()
+        plan = self._scheduler.schedule()
+        if plan is None:
+            return self._take() if self._in_flight else []
+        waits = not self._in_flight and plan.num_drafted > 0
+        if not self._in_flight:
+            self._began = time.perf_counter()
+        self._in_flight.append((plan, self._runner.launch(plan)))
+        if not waits and len(self._in_flight) <= self._runner.depth:
+            return []
+        return self._take()
+
+    def _take(self) -> list[Delta]:
+        """Wait for the first step in flight. It took as long as since the one before, or since its
+        launch."""
+        plan, result = self._in_flight.popleft()
         output = result()
         ended = time.perf_counter()
         if self._speculator is not None and plan.is_decode:
@@ -324,6 +362,17 @@ class Engine:
             num_prompt_tokens=len(request.prompt_token_ids),
             num_cached_tokens=max(delta.num_cached_tokens for delta in deltas),
         )
+
+
+def batch_limits(profile: Profile) -> BatchLimits:
+    """The largest step of a profile."""
+    return BatchLimits(
+        max_tokens=profile.max_num_tokens,
+        max_sequences=profile.max_batch_size,
+        max_logit_rows=profile.max_batch_size + _LOGIT_ROWS,
+        max_blocks=-(-profile.max_model_len // profile.block_size),
+        block_size=profile.block_size,
+    )
 
 
 def kv_layout(spec: ModelSpec, profile: Profile, shard: Shard = WHOLE) -> KVLayout:

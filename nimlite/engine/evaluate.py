@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -14,6 +15,12 @@ _TABLE_WIDTH = 16
 divisor a GPU's kernels would be compiled anew."""
 
 
+class Closes(Protocol):
+    """What ends by being told."""
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """An engine's arithmetic over whole texts (a `selftest.Candidate`)."""
@@ -22,6 +29,8 @@ class Evaluation:
     kernels: Kernels
     num_decoded: int = 0
     """Tokens at a text's end that take a step each."""
+    team: Closes | None = None
+    """The ranks that compute, too."""
 
     def __call__(self, prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
         return (
@@ -39,6 +48,10 @@ class Evaluation:
             start = len(text)
             text.append(int(logits_TV[-1].argmax()))
         return text[len(prompt) :]
+
+    def close(self) -> None:
+        if self.team is not None:
+            self.team.close()
 
 
 @torch.inference_mode()

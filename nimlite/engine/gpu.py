@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from nimlite.build.engine_dir import EngineDirectory
 from nimlite.build.selftest import Candidate
+from nimlite.build.sharding import shard_shape, shard_sources
 from nimlite.engine.dense import Dense, DenseLayers
 from nimlite.engine.device_sampler import DeviceSampler
 from nimlite.engine.engine import Engine, kv_layout
@@ -29,6 +30,7 @@ from nimlite.kernels.triton.weight_only import BITS
 from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS, INT8_ROWS, W4A16, W8A16
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
+from nimlite.layers.shard import WHOLE, Shard
 from nimlite.models.registry import weight_sources
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import SILENT, Progress
@@ -215,29 +217,34 @@ _SCHEMES: Mapping[Precision, Scheme] = {
 }
 
 
-def products(spec: ModelSpec, precision: Precision) -> list[tuple[Scheme, int, int]]:
-    """Scheme, N and C of every matrix that is multiplied with."""
+def products(
+    spec: ModelSpec, precision: Precision, shard: Shard = WHOLE
+) -> list[tuple[Scheme, int, int]]:
+    """Scheme, N and C of every matrix that the rank multiplies with."""
+    sources = shard_sources(weight_sources(spec), spec, shard)
+    shapes = {name: shard_shape(source, shard) for name, source in sources.items()}
     return [
-        (gpu_scheme(name, precision, source.shape[1]), source.shape[0], source.shape[1])
-        for name, source in weight_sources(spec).items()
+        (gpu_scheme(name, precision, shapes[name][1]), shapes[name][0], shapes[name][1])
+        for name, source in sources.items()
         if source.quantize
         and (name != "embedding" or spec.tie_embeddings)
         and ".experts_" not in name  # whose kernel has no choices
     ]
 
 
-def random_weights(spec: ModelSpec, precision: Precision, device: torch.device) -> Weights:
-    """Normally distributed weights in the shape of `spec`, made on the device."""
+def random_weights(
+    spec: ModelSpec, precision: Precision, device: torch.device, shard: Shard = WHOLE
+) -> Weights:
+    """Normally distributed weights in the shape of the rank's share, made on the device."""
     generator = torch.Generator(device).manual_seed(0)
     weights: dict[str, PackedWeight | torch.Tensor] = {}
-    for name, source in weight_sources(spec).items():
+    for name, source in shard_sources(weight_sources(spec), spec, shard).items():
+        shape = shard_shape(source, shard)
         if not source.quantize:
-            weights[name] = torch.ones(source.shape, device=device)
+            weights[name] = torch.ones(shape, device=device)
             continue
-        tensor_NC = torch.randn(
-            source.shape, generator=generator, device=device, dtype=torch.bfloat16
-        )
-        scheme = gpu_scheme(name, precision, source.shape[1])
+        tensor_NC = torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
+        scheme = gpu_scheme(name, precision, shape[1])
         weights[name] = scheme.pack(tensor_NC.mul_(0.02))
     return weights
 
@@ -298,11 +305,13 @@ def measure_kv_bytes(
     device: torch.device,
     memory_bytes: int | None = None,
     dense: Dense | None = None,
+    shard: Shard = WHOLE,
 ) -> int:
-    """What the largest step leaves for the pool: it is run once, over a pool of a few blocks."""
+    """What the largest step leaves for the pool: it is run once, over a pool of a few blocks. Of
+    several ranks all must do so at once."""
     small = dataclasses.replace(profile, kv_cache_bytes=0)
-    layout = dataclasses.replace(kv_layout(spec, small), num_blocks=profile.max_batch_size)
-    decoder = Decoder.load(spec, weights, layout)
+    layout = dataclasses.replace(kv_layout(spec, small, shard), num_blocks=profile.max_batch_size)
+    decoder = Decoder.load(spec, weights, layout, shard)
     model = dense(decoder) if dense else decoder
     kv = kernels.allocate_kv(model.num_layers, layout)
     batch = largest_step(profile, layout, device)

@@ -3,7 +3,9 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
+import numpy as np
 import torch
 
 from nimlite.engine.batch import BatchBuffers, BatchLimits
@@ -13,10 +15,25 @@ from nimlite.engine.request import Logprob
 from nimlite.engine.sampler import Sampler, SamplingRow, logprob_of
 from nimlite.engine.sequence import Sequence as RequestSequence
 from nimlite.engine.speculation import accepted
+from nimlite.engine.step_message import DecodedStep, StepEncoder, decode
 from nimlite.engine.token_masks import TokenMasks
 from nimlite.kernels.base import Counts, Kernels, KVLayout
 from nimlite.kernels.torch_kernels import used_part
 from nimlite.layers.model import Model
+
+
+class Team(Protocol):
+    """The other ranks that compute each step, too."""
+
+    @property
+    def num_stages(self) -> int:
+        """1: all of them compute all layers."""
+
+    def send_step(self, message: np.ndarray) -> None:
+        """To all others: a `step_message`."""
+
+    def share(self, tokens_R: torch.Tensor) -> None:
+        """The first one's, in place, to all."""
 
 
 class Runner:
@@ -29,14 +46,18 @@ class Runner:
         layout: KVLayout,
         limits: BatchLimits,
         sampler: Sampler,
-        masks: TokenMasks,
+        masks: TokenMasks | None = None,
+        team: Team | None = None,
     ) -> None:
+        """Of the first rank, with `masks`; or of another one, which can only `follow`."""
         self._model = model
         self._kernels = kernels
         self._kv = kernels.allocate_kv(model.num_layers, layout)
         self._buffers = BatchBuffers(limits, self._kv.device)
         self._sampler = sampler
         self._masks = masks
+        self._team = team
+        self._encoder = StepEncoder(limits) if team and masks else None
         self._sampled_rows: dict[RequestSequence, int] = {}
         self._sampled: Callable[[], list[SampledToken]] = list
         with torch.inference_mode():
@@ -45,16 +66,52 @@ class Runner:
             )
 
     @property
-    def lookahead(self) -> bool:
-        """Whether a step may be launched before the result of the one before is taken."""
-        return self._sampler.lookahead
+    def depth(self) -> int:
+        """Steps that may be under way while another is launched: each stage has one, and where
+        sampled tokens stay on the device one waits there."""
+        if self._team is not None and self._team.num_stages > 1:
+            return self._team.num_stages - 1
+        return int(self._sampler.lookahead)
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> Callable[[], StepOutput]:
         """Run the plan's copies, then its chunks; sample after those that reach their sequence's
         end. The function that is returned waits for the result."""
-        self._copy_blocks(plan.copies)
-        counts = self._buffers.fill(plan, self._sampled_rows)
+        if self._team is None or self._encoder is None:
+            self._copy_blocks(plan.copies)
+            return self._compute(plan, self._buffers.fill(plan, self._sampled_rows))
+        message = self._encoder.encode(plan, self._sampled_rows)
+        self._team.send_step(message)
+        if self._team.num_stages == 1:
+            return self._compute(plan, self._load(message).counts)
+        # The stages before this one are at it now; meanwhile another step may be sent to them.
+        return lambda: self._compute_later(plan, message)
+
+    @torch.inference_mode()
+    def follow(self, message: np.ndarray) -> None:
+        """This rank's part of a step that the first one launched."""
+        assert self._team is not None
+        step = self._load(message)
+        self._sampler.feed(self._buffers, step.counts)
+        if step.pools:
+            self._run_hidden(step.counts)
+        else:
+            self._forward(step.counts)
+        if self._sampler.lookahead and step.num_sampled:
+            assert self._sampler.tokens_R is not None
+            self._team.share(self._sampler.tokens_R[: step.num_sampled])
+
+    def _load(self, message: np.ndarray) -> DecodedStep:
+        step = self._buffers.load(functools.partial(decode, message))
+        self._copy_blocks([BlockCopy(*pair) for pair in step.copies.tolist()])
+        return step
+
+    @torch.inference_mode()
+    def _compute_later(self, plan: StepPlan, message: np.ndarray) -> StepOutput:
+        return self._compute(plan, self._load(message).counts)()
+
+    def _compute(self, plan: StepPlan, counts: Counts) -> Callable[[], StepOutput]:
+        assert self._masks is not None
         self._sampler.feed(self._buffers, counts)
         pooled: Callable[[], Pooled] = dict
         if plan.pools:
@@ -84,6 +141,9 @@ class Runner:
         self._sampled_rows = first_rows
         sampled = functools.cache(self._sampler.launch(logits_RV, rows, mask))
         self._sampled = sampled
+        if self._team is not None and self._sampler.lookahead and rows:
+            assert self._sampler.tokens_R is not None
+            self._team.share(self._sampler.tokens_R[: len(rows)])
         errors = {} if mask is None else mask.errors
 
         def result() -> StepOutput:
@@ -104,10 +164,13 @@ class Runner:
     ) -> tuple[torch.Tensor, Callable[[], Pooled]]:
         """The step's logits_RV, and what its texts to embed give. It is not the captured forward,
         which knows the hidden states of few tokens only."""
+        x_TD, logits_RV = self._run_hidden(counts)
+        return logits_RV, pool(plan.chunks, x_TD)
+
+    def _run_hidden(self, counts: Counts) -> tuple[torch.Tensor, torch.Tensor]:
         batch = used_part(self._buffers.batch, counts)
         x_TD = self._model.hidden(batch, self._kv, self._kernels)
-        pooled = pool(plan.chunks, x_TD)
-        return self._model.logits(x_TD, batch.logit_rows_R, self._kernels), pooled
+        return x_TD, self._model.logits(x_TD, batch.logit_rows_R, self._kernels)
 
     def _pending_token(self, sequence: RequestSequence) -> int:
         """What the step before sampled for it."""

@@ -67,6 +67,10 @@ class Sampler(Protocol):
     lookahead: bool
     """Whether the chosen tokens stay on the device for the next step to read."""
 
+    @property
+    def tokens_R(self) -> torch.Tensor | None:  # noqa: N802 - a tensor's shape
+        """There, if they do."""
+
     def feed(self, buffers: BatchBuffers, counts: Counts) -> None:
         """Fill in the input tokens that the step before sampled and the host has not seen."""
 
@@ -81,6 +85,7 @@ class HostSampler:
     """Chooses at once, row by row."""
 
     lookahead = False
+    tokens_R = None
 
     def feed(self, buffers: BatchBuffers, counts: Counts) -> None:
         """The host knows every token."""

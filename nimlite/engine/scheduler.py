@@ -1,13 +1,10 @@
 """Which tokens of which sequences run in the next step: in-flight batching by one token budget.
 
-There is no prefill and no decode phase. A sequence has `num_computed_tokens < num_tokens`, and a
-step narrows the gap, as in vLLM's V1 scheduler: decodes first, for they cost one token each, and
-what is left of the budget goes to chunks of prompts.
+There is no prefill and no decode phase, as in vLLM's V1 scheduler: a step narrows the gap between
+`num_computed_tokens` and `num_tokens`, of decodes first, then by chunks of prompts.
 
-`schedule` may be called once more before the `update` of the last plan, so that a GPU never waits
-for the host. It counts tokens that are still being sampled; what a step computes for a sequence
-that ended meanwhile is dropped. Blocks are given back at once even so: steps run in the order of
-their plans, so whoever gets the block next writes to it after the step in flight has.
+`schedule` may be called before the `update` of the last plan: it counts tokens that are still being
+sampled, and what comes for an ended sequence is dropped. Steps run in the order of their plans.
 """
 
 from bisect import insort
@@ -39,6 +36,7 @@ class SchedulerConfig:
     max_logit_rows: int = 1024
     """Prompt positions whose logits one step may compute, for `prompt_logprobs`."""
     eos_token_ids: frozenset[int] = frozenset()
+    num_stages: int = 1  # steps under way together, each with its share of the sequences
 
 
 @dataclass(slots=True)
@@ -234,7 +232,8 @@ class Scheduler:
         """One token for every running sequence that has only its last one to compute. Returns those
         that have more. This is the hot loop: once a sequence and step."""
         prefills: list[Sequence] = []
-        block_size, budget, add = self._pool.block_size, step.budget, step.chunks.append
+        block_size, stages = self._pool.block_size, self.config.num_stages
+        budget, add = step.budget, step.chunks.append
         draft_room = self._drafting.room(len(self._running), len(self._sequences))
         for sequence in self._running:  # preemption may shorten it from the end meanwhile
             position, table = sequence.num_computed_tokens, sequence.block_table
@@ -247,6 +246,8 @@ class Scheduler:
                 continue
             if not budget:
                 break
+            if stages > 1 and (num_pending or len(step.chunks) * stages >= len(self._running)):
+                continue
             if position == len(table) * block_size and not self._grow(sequence):
                 continue
             budget -= 1

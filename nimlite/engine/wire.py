@@ -180,6 +180,22 @@ class Decoder:
             del self._buffer[:start]
 
 
+def read_one(connection: socket.socket) -> Any:
+    """The first message, and not a byte behind it. Raises ConnectionError where none comes."""
+
+    def exactly(count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            piece = connection.recv(count - len(data))
+            if not piece:
+                raise ConnectionError("the other end has gone")
+            data += piece
+        return bytes(data)
+
+    (length,) = _LENGTH.unpack(exactly(_LENGTH.size))
+    return pickle.loads(exactly(length))
+
+
 class Channel:
     """One end, for whoever may wait. `send` may be called from any thread."""
 

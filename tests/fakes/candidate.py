@@ -23,3 +23,6 @@ class LogitsOnly:
             (logits_TV,) = self.logits([text])
             text.append(int(logits_TV[-1].argmax()))
         return text[len(prompt) :]
+
+    def close(self) -> None:
+        pass

@@ -31,6 +31,14 @@ class CpuKernels:
         self._ranks = ranks
         self._graph: Graph | None = None
 
+    @property
+    def library(self) -> Library:
+        return self._team.library
+
+    @property
+    def num_threads(self) -> int:
+        return self._team.num_threads
+
     def with_threads(self, num_threads: int) -> "CpuKernels":
         """The same kernels on another number of threads."""
         return CpuKernels(self._team.library, num_threads, self._ranks)

@@ -34,6 +34,7 @@ class Library:
     """The loaded kernels."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         library = ctypes.CDLL(str(path))
         self.team_new = library.nimlite_team_new
         self.team_new.restype = ctypes.c_void_p
@@ -56,6 +57,7 @@ class Team:
 
     def __init__(self, library: Library, num_threads: int) -> None:
         self.library = library
+        self.num_threads = num_threads
         self._team = library.team_new(num_threads)
         # Not at exit: an operation may be running, and the threads end with the process.
         weakref.finalize(self, library.team_delete, self._team).atexit = False
