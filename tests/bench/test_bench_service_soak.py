@@ -81,7 +81,7 @@ def test_a_service_is_soaked_while_its_engine_is_killed(
     monkeypatch.setenv("NIM_CACHE_PATH", str(tmp_path / "cache"))
     with with_words(tmp_path) as directory:
         command = service_command(str(directory), ("--random-weights", "--max-model-len=4096"))
-        case = Case(seconds=5, clients=4, kill_every_s=2, repeats=(1, 3), longest=24)
+        case = Case(seconds=3, clients=4, kill_every_s=1, repeats=(1, 3), longest=24)
         found = run_service_soak(command, case, None)
     assert found.problems == []
     assert len(found.engine_mib) >= 1

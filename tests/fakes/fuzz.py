@@ -59,7 +59,8 @@ def problem(port: int, rng: random.Random) -> str | None:
         answer = _exchange(port, parts, ending)
     except TimeoutError:
         return f"{make.__name__}: the server neither answered nor closed: {b''.join(parts)!r:.300}"
-    if not answer or (answer.startswith(b"HTTP/1.1 ") and answer[9:10] in b"234"):
+    final = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+    if not final or (final.startswith(b"HTTP/1.1 ") and final[9:10] in b"234"):
         return None
     return f"{make.__name__}: {answer!r:.300} to {b''.join(parts)!r:.300}"
 

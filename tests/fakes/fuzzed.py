@@ -31,7 +31,7 @@ class Fuzzed:
     """Answers, sequences, blocks and connections that are still there."""
     grown_files: int
     grown_mib: float
-    """Resident memory, from after the first tenth to the end."""
+    """Resident memory, in the second half."""
 
 
 def fuzz(
@@ -47,7 +47,7 @@ def fuzz(
         send = functools.partial(_send, server.port)
         rng = random.Random(seed)
         seeds = [rng.randrange(2**63) for _ in range(num_requests)]
-        warm = num_requests // 10
+        warm = num_requests // 2
         problems = [*filter(None, pool.map(send, seeds[:warm]))]
         _settle(server)
         before = _files(), _mib()

@@ -148,7 +148,11 @@ def test_without_keys_a_request_is_its_users_or_its_addresss(
 ) -> None:
     http.post(CHAT, json=BODY | {"user": "anna"})
     http.post(CHAT, json=BODY)
-    assert [r.client for r in engine.requests] == ["user anna", "address 127.0.0.1"]
+    http.post("/v1/responses", json={"model": "tiny", "input": "hi", "user": "bert"})
+    message = BODY | {"max_tokens": 3, "metadata": {"user_id": "cleo"}}
+    http.post("/v1/messages", json=message)
+    clients = [request.client for request in engine.requests]
+    assert clients == ["user anna", "address 127.0.0.1", "user bert", "user cleo"]
 
 
 def test_a_burst_is_bounded_before_the_engine_has_counted_it() -> None:

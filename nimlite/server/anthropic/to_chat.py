@@ -41,6 +41,7 @@ def to_chat(body: CountTokensRequest) -> ChatCompletionRequest:
             "top_p": body.top_p,
             "top_k": body.top_k,
             "stop": body.stop_sequences,
+            "user": body.metadata.user_id if body.metadata else None,
         }
     return checked(ChatCompletionRequest, fields)
 

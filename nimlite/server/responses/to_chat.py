@@ -31,6 +31,7 @@ def to_chat(body: ResponsesRequest, items: Sequence[InputItem]) -> ChatCompletio
         "response_format": _response_format(body.text),
         "reasoning_effort": body.reasoning.effort if body.reasoning else None,
         "chat_template_kwargs": body.chat_template_kwargs,
+        "user": body.user,
     }
     choice = body.tool_choice
     if body.tools or choice != "auto":
