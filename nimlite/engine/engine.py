@@ -125,12 +125,13 @@ class Engine:
         self._in_flight: deque[tuple[StepPlan, Callable[[], StepOutput]]] = deque()
         self._speculator = speculator
         self._began = 0.0
-        cache = PrefixCache(layout.block_size, enabled=prefix_caching)
+        cache = PrefixCache(layout.block_size, window=spec.widest_window, enabled=prefix_caching)
         self._scheduler = Scheduler(
             SchedulerConfig(
                 max_num_seqs=profile.max_batch_size,
                 max_num_tokens=profile.max_num_tokens,
                 max_model_len=profile.max_model_len,
+                window=spec.widest_window,
                 max_logit_rows=_LOGIT_ROWS,
                 eos_token_ids=frozenset(eos_token_ids),
                 num_stages=shard.stages,

@@ -7,17 +7,35 @@ themselves, so a collision, which would answer from another user's text, is out 
 
 from array import array
 from hashlib import blake2b
+from typing import NamedTuple
 
 from nimlite.engine.sequence import Sequence
 
 DIGEST_BYTES = 16
 
 
+class Match(NamedTuple):
+    """Known blocks at the beginning of a sequence."""
+
+    num_slid: int
+    """Blocks before them that nobody will read: they lie before every window."""
+    blocks: list[int]
+
+    @property
+    def num_blocks(self) -> int:
+        return self.num_slid + len(self.blocks)
+
+
+NO_MATCH = Match(0, [])
+
+
 class PrefixCache:
     """Content hash ↔ block id. It owns no blocks: the pool tells it when one is given away."""
 
-    def __init__(self, block_size: int, *, enabled: bool = True) -> None:
+    def __init__(self, block_size: int, *, window: int = 0, enabled: bool = True) -> None:
+        """`window`: tokens that any layer sees, the newest included; 0: all."""
         self.block_size = block_size
+        self._window = window
         self.enabled = enabled
         self._block_of: dict[bytes, int] = {}
         self._hash_of: dict[int, bytes] = {}
@@ -25,28 +43,37 @@ class PrefixCache:
     def __contains__(self, block: int) -> bool:
         return block in self._hash_of
 
-    def match(self, sequence: Sequence) -> list[int]:
-        """The known blocks of the sequence's longest known prefix, always short of its last token:
-        without computing at least one there would be no logits to sample from."""
+    def match(self, sequence: Sequence) -> Match:
+        """The sequence's longest known prefix, always short of its last token: without computing at
+        least one there would be no logits to sample from. Of the prefix only those blocks must be
+        known that the next token sees something of."""
         if not self.enabled:
-            return []
+            return NO_MATCH
+        begin = end = first = 0  # of the blocks found last, and the first one needed of the match
         blocks: list[int] = []
         for index in range((len(sequence.token_ids) - 1) // self.block_size):
             block = self._block_of.get(self._hash(sequence, index))
             if block is None:
-                break
-            blocks.append(block)
-        return blocks
+                if not self._window:
+                    break
+                begin = index + 1
+                continue
+            blocks += [0] * (index - len(blocks)) + [block]
+            needed = slid_blocks((index + 1) * self.block_size, self._window, self.block_size)
+            if begin <= needed:
+                first, end = needed, index + 1
+        return Match(first, blocks[first:end])
 
     def register(self, sequence: Sequence, first: int, last: int) -> None:
-        """Blocks first … last - 1 of the sequence's table are full and computed.
+        """Blocks first … last - 1 of the sequence's table are full and computed. Those that it does
+        not hold any more are passed over.
 
         Where an equal block is known already, that one stays: tables are append-only, so two equal
         blocks are never merged.
         """
         if not self.enabled:
             return
-        for index in range(first, last):
+        for index in range(max(first, sequence.num_slid), last):
             key, block = self._hash(sequence, index), sequence.block_table[index]
             if key not in self._block_of:
                 assert block not in self._hash_of, f"block {block} was registered and then written"
@@ -74,3 +101,8 @@ class PrefixCache:
             parent = hashes[-1] if hashes else blake2b(salt, digest_size=DIGEST_BYTES).digest()
             hashes.append(blake2b(parent + tokens.tobytes(), digest_size=DIGEST_BYTES).digest())
         return hashes[index]
+
+
+def slid_blocks(position: int, window: int, block_size: int) -> int:
+    """Blocks that hold nothing that a token at `position`, or a later one, sees."""
+    return max(0, position - window + 1) // block_size if window else 0

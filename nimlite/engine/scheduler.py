@@ -15,8 +15,9 @@ from nimlite.engine.accounts import Accounts
 from nimlite.engine.block_pool import BlockPool
 from nimlite.engine.drafting import Drafting
 from nimlite.engine.limits import RequestLimits
+from nimlite.engine.placement import Placement
 from nimlite.engine.plan import BlockCopy, SampledToken, ScheduledChunk, StepOutput, StepPlan
-from nimlite.engine.prefix_cache import PrefixCache
+from nimlite.engine.prefix_cache import PrefixCache, slid_blocks
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Request
 from nimlite.engine.sequence import Sequence, SequenceStatus
 from nimlite.engine.speculation import Speculator
@@ -33,6 +34,8 @@ class SchedulerConfig:
     """Tokens computed in one step, over all sequences."""
     max_model_len: int
     """Prompt and outputs of one request."""
+    window: int = 0
+    """Tokens that any layer sees, the newest included; 0: all."""
     max_logit_rows: int = 1024
     """Prompt positions whose logits one step may compute, for `prompt_logprobs`."""
     eos_token_ids: frozenset[int] = frozenset()
@@ -55,9 +58,10 @@ class Scheduler:
     """Owns every sequence from `add` to its last `Delta`, and all block tables.
 
     A running sequence holds the blocks of all its known tokens and takes another when they are
-    full. When none is free, the running sequence of the highest rank is preempted: its blocks go
-    back (the prefix cache still knows the full ones) and it waits to be computed again. So the
-    lowest rank always makes progress.
+    full; where every layer has a window, it gives back those that none sees any more. When none is
+    free, the running sequence of the highest rank is preempted: its blocks go back (the prefix
+    cache still knows the full ones) and it waits to be computed again. So the lowest rank always
+    makes progress.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Scheduler:
             pool, speculator, min(config.max_num_seqs, config.max_num_tokens // 2)
         )
         self._cache = cache
+        self._placement = Placement(pool, cache, config.window)
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []  # by rank
         self._waiting = WaitingQueue()
@@ -203,13 +208,17 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Assert that pool, cache and sequences agree, and that nobody writes where others read."""
-        self._pool.check_integrity(s.block_table for s in self._sequences.values())
+        self._pool.check_integrity(s.held_blocks for s in self._sequences.values())
         assert [s.rank for s in self._running] == sorted(s.rank for s in self._running)
         for sequence in self._sequences.values():
             running = sequence.status is SequenceStatus.RUNNING
             assert running == (sequence in self._running), f"{sequence} is in the wrong queue"
             assert running or not sequence.block_table, f"{sequence} holds blocks"
             assert 0 <= sequence.num_computed_tokens <= sequence.num_tokens
+            seen = slid_blocks(
+                sequence.num_computed_tokens, self.config.window, self._pool.block_size
+            )
+            assert sequence.num_slid <= seen, f"{sequence} gave a block back that it reads"
             first_written = sequence.num_computed_tokens // self._pool.block_size
             for block in sequence.block_table[first_written:]:
                 assert self._pool.ref_counts[block] == 1, f"{sequence} writes to a shared block"
@@ -224,7 +233,9 @@ class Scheduler:
             last = self._running[-1]
             if last.request.priority <= head.request.priority or last.turn < head.turn:
                 return
-            if len(self._running) < self.config.max_num_seqs and self._fits(head):
+            if len(self._running) < self.config.max_num_seqs and self._placement.fits(
+                head, len(self._running)
+            ):
                 return
             self._preempt(self._running.pop())
 
@@ -235,6 +246,7 @@ class Scheduler:
         block_size, stages = self._pool.block_size, self.config.num_stages
         budget, add = step.budget, step.chunks.append
         draft_room = self._drafting.room(len(self._running), len(self._sequences))
+        window = self.config.window
         for sequence in self._running:  # preemption may shorten it from the end meanwhile
             position, table = sequence.num_computed_tokens, sequence.block_table
             num_pending = sequence.num_pending
@@ -248,6 +260,8 @@ class Scheduler:
                 break
             if stages > 1 and (num_pending or len(step.chunks) * stages >= len(self._running)):
                 continue
+            if window and (position - window + 1) // block_size > sequence.num_slid:
+                self._placement.slide(sequence)
             if position == len(table) * block_size and not self._grow(sequence):
                 continue
             budget -= 1
@@ -284,8 +298,7 @@ class Scheduler:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._pool.release(sequence.block_table)
-        sequence.block_table = []
+        self._placement.release(sequence)
         sequence.num_computed_tokens = 0
         sequence.num_preemptions += 1
         sequence.status = SequenceStatus.PREEMPTED
@@ -294,6 +307,7 @@ class Scheduler:
 
     def _schedule_prefill(self, sequence: Sequence, step: _Step) -> None:
         """As many of a running sequence's tokens as the step has room for; it has their blocks."""
+        self._placement.slide(sequence)
         start = sequence.num_computed_tokens
         left = sequence.num_tokens - start
         num_tokens = min(left, step.budget)
@@ -336,17 +350,10 @@ class Scheduler:
         False where they do not fit, with one block to spare for each running sequence to grow by:
         admitting it would only have somebody preempted soon.
         """
-        block_size = self._pool.block_size
-        known, num_computed = self._find_computed(sequence)
-        shared = known[: num_computed // block_size]
-        if not self._has_blocks(sequence, shared):
+        if not self._placement.fits(sequence, len(self._running)):
             return False
-        num_new = -(-sequence.num_tokens // block_size) - len(shared)
-        self._pool.acquire(shared)
-        sequence.block_table = shared + self._pool.allocate(num_new)
-        if num_computed % block_size:  # the next write goes to a block that another one holds
-            index = len(shared)
-            step.copies.append(BlockCopy(known[index], sequence.block_table[index]))
+        num_computed, copies = self._placement.place(sequence)
+        step.copies += copies
         if sequence.status is SequenceStatus.WAITING:
             sequence.num_cached_tokens = num_computed
             self._num_prompt_tokens += sequence.num_prompt_tokens
@@ -356,28 +363,6 @@ class Scheduler:
         sequence.source = None
         sequence.status = SequenceStatus.RUNNING
         return True
-
-    def _fits(self, sequence: Sequence) -> bool:
-        """Could it be placed now?"""
-        known, num_computed = self._find_computed(sequence)
-        return self._has_blocks(sequence, known[: num_computed // self._pool.block_size])
-
-    def _has_blocks(self, sequence: Sequence, shared: list[int]) -> bool:
-        num_new = -(-sequence.num_tokens // self._pool.block_size) - len(shared)
-        num_wanted = num_new + self._pool.num_free_among(shared) + len(self._running)
-        return num_wanted <= self._pool.num_free_blocks
-
-    def _find_computed(self, sequence: Sequence) -> tuple[list[int], int]:
-        """Blocks that hold the sequence's first tokens already, and how many tokens they hold."""
-        source, block_size = sequence.source, self._pool.block_size
-        if source and source.status is SequenceStatus.RUNNING and not source.num_preemptions:
-            num_shared = sequence.num_prompt_tokens - 1
-            sequence.block_hashes = source.block_hashes[: num_shared // block_size]
-            return source.block_table[: -(-num_shared // block_size)], num_shared
-        if sequence.needs_every_token:
-            return [], 0
-        blocks = self._cache.match(sequence)
-        return blocks, len(blocks) * block_size
 
     def _append(self, sequence: Sequence, sampled: tuple[SampledToken, ...]) -> Delta:
         is_first = len(sequence.token_ids) == sequence.num_prompt_tokens
@@ -391,8 +376,7 @@ class Scheduler:
     def _finish(self, sequence: Sequence) -> None:
         self._waiting.leave(sequence)
         self._accounts.leave(sequence.account)
-        self._pool.release(sequence.block_table)
-        sequence.block_table = []
+        self._placement.release(sequence)
         sequence.status = SequenceStatus.FINISHED
         del self._sequences[sequence.request.id]
 

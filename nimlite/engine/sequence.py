@@ -55,6 +55,7 @@ class Sequence:
         "num_pending",
         "num_preemptions",
         "num_prompt_tokens",
+        "num_slid",
         "pooled",
         "pooling",
         "prompt_logprobs",
@@ -95,6 +96,9 @@ class Sequence:
         """The speculator's memory of it."""
         self.block_table: list[int] = []
         """Only ever appended to, or replaced by a new list: what a plan saw of it stays true."""
+        self.num_slid = 0
+        """Blocks at the table's beginning that lie before every window: they are not held any more,
+        and what they are in the table is not read."""
         self.block_hashes: list[bytes] = []
         """The prefix cache's hashes of the first full blocks, as far as they were ever needed."""
         self.num_cached_tokens = 0
@@ -124,6 +128,11 @@ class Sequence:
     def num_tokens(self) -> int:
         """All tokens, the pending ones included."""
         return len(self.token_ids) + self.num_pending
+
+    @property
+    def held_blocks(self) -> list[int]:
+        """Of its table."""
+        return self.block_table[self.num_slid :] if self.num_slid else self.block_table
 
     @property
     def needs_prompt_logits(self) -> bool:

@@ -194,6 +194,11 @@ class ModelSpec:
         """Tokens that a query of the layer sees; 0: all."""
         return self.windows[layer] if self.windows else 0
 
+    @property
+    def widest_window(self) -> int:
+        """Tokens that any layer sees of a text, the newest included; 0: all."""
+        return max(self.windows) if self.windows and all(self.windows) else 0
+
     def rope_of(self, layer: int) -> RopeSpec | None:
         """The layer's rotary positions."""
         local = self.local_rope is not None and self.window(layer)

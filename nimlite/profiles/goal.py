@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from nimlite.profiles.manifest import Manifest, Precision, Profile
-from nimlite.profiles.memory import MemoryPlan, kv_bytes
+from nimlite.profiles.memory import MemoryPlan, stream_bytes
 from nimlite.profiles.roofline import Load, Prediction
 from nimlite.profiles.shape import ModelShape
 from nimlite.settings import Goal, Settings
@@ -73,7 +73,7 @@ class Aim:
         """As many streams as are asked for, or as the goal implies, but not more than the batch and
         the KV cache hold. `cap`: the context that the lengths are cut to."""
         input_length, output_length = self.lengths(cap)
-        each = kv_bytes(shape, serving, input_length + output_length)
+        each = stream_bytes(shape, serving, input_length, output_length)
         most = max(1, min(serving.max_batch_size, memory.kv_cache // each))
         alone = 1 if self.goal is Goal.LATENCY else most
         concurrency = min(self.concurrency or alone, most)
@@ -107,7 +107,7 @@ class Aim:
 
 def needed_for(shape: ModelShape, profile: Profile, memory: MemoryPlan, load: Load) -> int:
     """Bytes a device with one request of the load: the same however much there is."""
-    return memory.fixed + kv_bytes(shape, profile, load.input_length + load.output_length)
+    return memory.fixed + stream_bytes(shape, profile, load.input_length, load.output_length)
 
 
 def worth(manifest: Manifest, precision: Precision) -> float:

@@ -154,6 +154,15 @@ def kv_bytes(shape: ModelShape, profile: Profile, num_tokens: int) -> int:
     return math.ceil(elements * _KV_BYTES[profile.kv_precision] / _kv_shards(shape, profile))
 
 
+def stream_bytes(shape: ModelShape, profile: Profile, num_prompt: int, num_output: int) -> int:
+    """Keys and values that one request keeps on one rank while it is answered: those of its prompt,
+    and where every layer has a window, of what follows only what the windows see."""
+    held = num_prompt + num_output
+    if shape.sliding_window is not None and shape.num_windowed_layers == shape.num_layers:
+        held = min(held, max(num_prompt, shape.sliding_window + profile.block_size))
+    return kv_bytes(shape, profile, held)
+
+
 def kv_block_bytes(shape: ModelShape, profile: Profile) -> int:
     """Keys and values of one block on one rank."""
     elements = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * profile.block_size

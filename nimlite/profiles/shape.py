@@ -120,6 +120,7 @@ class ModelShape:
         return self.layer_parameters - idle + self.head_parameters
 
     def kv_elements(self, num_tokens: int) -> int:
-        """Keys and values that a context of `num_tokens` keeps, over all layers. A layer with a
-        window keeps as many: all layers share their block tables."""
+        """Keys and values of `num_tokens`, over all layers: what a prompt needs to be admitted. A
+        layer with a window keeps as many, for all layers share their block tables; where every
+        layer has one, a sequence gives its oldest blocks back as it goes on."""
         return 2 * self.num_layers * num_tokens * self.num_kv_heads * self.head_dim

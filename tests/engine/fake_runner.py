@@ -147,7 +147,8 @@ class FakeRunner:
         self, chunk: ScheduledChunk, history: list[int]
     ) -> tuple[tuple[SampledToken, ...], tuple[Logprob, ...]]:
         request, end = chunk.sequence.request, chunk.start + chunk.num_tokens
-        for position in range(end):
+        window = self.config.window
+        for position in range(max(0, chunk.start - window + 1) if window else 0, end):
             assert self.kv[self._slot(chunk, position)] == history[position], (
                 f"{chunk} reads another history at position {position}"
             )
@@ -210,7 +211,7 @@ class Simulation:
     ) -> None:
         limits = {"max_num_seqs": 8, "max_num_tokens": 32, "max_model_len": 64, **limits}
         config = SchedulerConfig(eos_token_ids=frozenset({EOS}), **limits)
-        self.cache = PrefixCache(block_size, enabled=prefix_caching)
+        self.cache = PrefixCache(block_size, window=config.window, enabled=prefix_caching)
         self.pool = BlockPool(num_blocks, block_size, self.cache)
         self.scheduler = Scheduler(config, self.pool, self.cache, speculator)
         self.runner = FakeRunner(config, block_size)

@@ -260,6 +260,39 @@ def test_a_request_that_just_fits_fills_the_whole_pool():
     assert len(simulation.result("a")[0]) == 4
 
 
+@pytest.mark.parametrize("depth", [0, 1])
+def test_blocks_that_slid_out_of_every_window_are_free(depth):
+    simulation = simulate(
+        request("a", prompt_of(10), max_tokens=50), block_size=4, window=9, depth=depth
+    )
+    held = []
+    while simulation.scheduler.has_work:
+        simulation.step()
+        stats = simulation.scheduler.stats()
+        held.append(stats.num_blocks - stats.num_free_blocks)
+    assert max(held) <= 4  # nine tokens lie in four blocks at most
+    assert len(simulation.result("a")[0]) == 50
+
+
+def test_a_prefix_whose_beginning_was_given_away_is_found_where_windows_do_not_reach_it():
+    simulation = simulate(request("a", prompt_of(30)), block_size=4, window=9, num_blocks=9)
+    simulation.run()
+    simulation.scheduler.add(request("other", prompt_of(12, first=7)))
+    simulation.run()
+    simulation.scheduler.add(request("b", prompt_of(30)))
+    assert chunks(simulation.step()) == [("b", 28, 2)]
+    simulation.run()
+    assert simulation.result("b") == generate_alone(request("b", prompt_of(30)))
+
+
+def test_samples_share_what_the_windows_of_their_prompt_see():
+    group = [request(name, prompt_of(30), group="g", seed=i) for i, name in enumerate("ab")]
+    simulation = simulate(*group, block_size=4, window=9)
+    simulation.run()
+    for one in group:
+        assert simulation.result(one.id) == generate_alone(one)
+
+
 def test_a_cached_prefix_is_not_computed_again():
     simulation = simulate(request("a", prompt_of(10)), block_size=4)
     simulation.run()

@@ -44,6 +44,7 @@ class Engine(RuleBasedStateMachine):
         depth=st.integers(0, 1),
         runs_late=st.booleans(),
         prefix_caching=st.booleans(),
+        window=st.sampled_from([0, 0, 1, 2, 3, 5, 9]),
         rights=st.lists(st.integers(0, 4), max_size=3),
     )
     def start(self, rights, **configuration):

@@ -6,7 +6,14 @@ import pytest
 
 from nimlite.profiles.load import load_manifest, profiles_directory
 from nimlite.profiles.manifest import Device, Precision
-from nimlite.profiles.memory import kv_block_bytes, kv_bytes, plan_memory, weight_bytes
+from nimlite.profiles.memory import (
+    kv_block_bytes,
+    kv_bytes,
+    plan_memory,
+    stream_bytes,
+    weight_bytes,
+)
+from nimlite.profiles.shape import ModelShape
 
 SMOLLM = load_manifest(profiles_directory() / "smollm2-135m.yaml")
 LLAMA = load_manifest(profiles_directory() / "llama3-8b.yaml")
@@ -37,6 +44,21 @@ def test_an_8b_model_on_gpus() -> None:
     # 8 heads of keys on 8 ranks, and no fewer bytes on 16
     sixteen = replace(halved, tp=16)
     assert kv_bytes(LLAMA.shape, sixteen, 64) == kv_bytes(LLAMA.shape, replace(halved, tp=8), 64)
+
+
+def test_a_stream_gives_back_what_slid_out_of_all_windows() -> None:
+    profile = next(p for p in LLAMA.profiles if p.device is Device.GPU)
+    windowed = replace(LLAMA.shape, sliding_window=4096, num_windowed_layers=32)
+    mixed = replace(windowed, num_windowed_layers=16)
+
+    def tokens(shape: ModelShape, num_prompt: int, num_output: int) -> float:
+        held = stream_bytes(shape, profile, num_prompt, num_output)
+        return profile.block_size * held / kv_block_bytes(shape, profile)
+
+    assert tokens(windowed, 1024, 16384) == 4096 + profile.block_size
+    assert tokens(windowed, 8192, 16384) == 8192  # all of a prompt, to begin with
+    assert tokens(windowed, 1024, 1024) == 2048
+    assert tokens(mixed, 1024, 16384) == 17408
 
 
 def test_what_just_fits_has_room_for_one_request() -> None:

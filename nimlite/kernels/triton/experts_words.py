@@ -38,7 +38,8 @@ def experts_words(
     FIELDS: tl.constexpr = 16 // BITS
     COLUMNS: tl.constexpr = 32 * FIELDS
     # fields of a block that share a scale
-    GROUP_FIELDS: tl.constexpr = GROUP_SIZE // 32 if 0 < GROUP_SIZE < COLUMNS else FIELDS
+    IS_SMALL: tl.constexpr = GROUP_SIZE > 0 and GROUP_SIZE < COLUMNS
+    GROUP_FIELDS: tl.constexpr = GROUP_SIZE // 32 if IS_SMALL else FIELDS
     await_inputs(OVERLAP)
     expert = tl.program_id(2)
     end = tl.load(starts_ptr + expert + 1)

@@ -1,0 +1,70 @@
+"""A sequence's place in the pool: the blocks that it starts with, and those that it gives back."""
+
+from nimlite.engine.block_pool import BlockPool
+from nimlite.engine.plan import BlockCopy
+from nimlite.engine.prefix_cache import NO_MATCH, Match, PrefixCache, slid_blocks
+from nimlite.engine.sequence import Sequence, SequenceStatus
+
+
+class Placement:
+    """Writes block tables. Blocks that hold a sequence's first tokens already are shared."""
+
+    def __init__(self, pool: BlockPool, cache: PrefixCache, window: int) -> None:
+        """`window`: tokens that any layer sees, the newest included; 0: all."""
+        self._pool = pool
+        self._cache = cache
+        self._window = window
+
+    def fits(self, sequence: Sequence, num_running: int) -> bool:
+        """Whether all its tokens have room, with one block to spare for each running sequence to
+        grow by: admitting it would only have somebody preempted soon."""
+        known, _ = self._find_computed(sequence)
+        num_new = -(-sequence.num_tokens // self._pool.block_size) - known.num_blocks
+        num_wanted = num_new + self._pool.num_free_among(known.blocks) + num_running
+        return num_wanted <= self._pool.num_free_blocks
+
+    def place(self, sequence: Sequence) -> tuple[int, list[BlockCopy]]:
+        """Give a sequence that fits the blocks of all its tokens. How many of them are computed,
+        and what must be copied before it goes on."""
+        block_size = self._pool.block_size
+        known, num_computed = self._find_computed(sequence)
+        self._pool.acquire(known.blocks)
+        num_new = -(-sequence.num_tokens // block_size) - known.num_blocks
+        new = self._pool.allocate(num_new)
+        sequence.block_table = [0] * known.num_slid + known.blocks + new
+        sequence.num_slid = known.num_slid
+        if not num_computed % block_size:
+            return num_computed, []
+        # the next write goes to a block that the source holds
+        assert sequence.source is not None
+        copied = sequence.source.block_table[known.num_blocks]
+        return num_computed, [BlockCopy(copied, new[0])]
+
+    def slide(self, sequence: Sequence) -> None:
+        """Give back the blocks that lie before every window of what is computed from now on."""
+        first, position = sequence.num_slid, sequence.num_computed_tokens
+        last = slid_blocks(position, self._window, self._pool.block_size)
+        if last > first:
+            self._pool.release(sequence.block_table[first:last])
+            sequence.num_slid = last
+
+    def release(self, sequence: Sequence) -> None:
+        """Give back all of its blocks."""
+        self._pool.release(sequence.held_blocks)
+        sequence.block_table, sequence.num_slid = [], 0
+
+    def _find_computed(self, sequence: Sequence) -> tuple[Match, int]:
+        """Full blocks that hold the sequence's first tokens already, and how many tokens are
+        computed: those of a source may go on into its next block."""
+        source, block_size = sequence.source, self._pool.block_size
+        if source and source.status is SequenceStatus.RUNNING and not source.num_preemptions:
+            num_shared = sequence.num_prompt_tokens - 1
+            first = slid_blocks(num_shared, self._window, block_size)
+            if source.num_slid <= first:
+                last = num_shared // block_size
+                sequence.block_hashes = source.block_hashes[:last]
+                return Match(first, source.block_table[first:last]), num_shared
+        if sequence.needs_every_token:
+            return NO_MATCH, 0
+        match = self._cache.match(sequence)
+        return match, match.num_blocks * block_size
