@@ -30,7 +30,8 @@ from nimlite.bench.apart import run_apart
 from nimlite.build.convert import convert
 from nimlite.build.weights_file import load_weights
 from nimlite.engine.batch import BatchBuffers
-from nimlite.engine.engine import Engine, kv_layout
+from nimlite.engine.buffer_sizes import kv_layout
+from nimlite.engine.engine import Engine
 from nimlite.engine.evaluate import prompt_logits
 from nimlite.engine.gpu import GpuBackend
 from nimlite.engine.plan import SampledToken

@@ -21,8 +21,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from nimlite.engine.buffer_sizes import kv_layout
 from nimlite.engine.dense import DenseLayers
-from nimlite.engine.engine import Engine, kv_layout
+from nimlite.engine.engine import Engine
 from nimlite.engine.gpu import gpu_engine, measured_kernels, random_weights
 from nimlite.engine.request import SamplingParams
 from nimlite.layers.decoder import Decoder

@@ -24,7 +24,7 @@ from nimlite.build.target import Packing
 from nimlite.build.weights_file import weights_name, write_weights
 from nimlite.errors import BuildError, ChecksumError, ModelError, SettingError
 from nimlite.layers.shard import WHOLE
-from nimlite.models.embedding import EmbeddingSpec
+from nimlite.models.embedding import EmbeddingSpec, Pooling
 from nimlite.models.registry import has_head, read_spec, weight_sources
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import Progress
@@ -111,9 +111,12 @@ def describe(job: ConversionJob, spec: ModelSpec, work: Path) -> ConvertedConfig
 
 
 def embedding_of(checkpoint: Checkpoint) -> EmbeddingSpec | None:
-    """What the checkpoint says of its embeddings, or what a model without a head is taken for."""
+    """What the checkpoint says of its embeddings, or what an encoder or a model without a head is
+    taken for."""
     if (said := checkpoint.embedding) is not None:
         return said
+    if not read_spec(checkpoint.config).causal:
+        return EmbeddingSpec(pooling=Pooling.MEAN)
     return None if has_head(checkpoint.config) else EmbeddingSpec()
 
 

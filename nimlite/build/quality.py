@@ -19,6 +19,8 @@ _MAX_KL_DIVERGENCE: Mapping[Precision, float] = {
 """Nats a token. The test's texts are well known: small models recite them, and the perplexity of a
 recitation suffers many times more from 4 bits, or 3 of a mantissa, than that of other texts."""
 _MAX_ABSOLUTE_ERROR_FP32 = 1e-3
+_MAX_EMBEDDING_ERROR = 0.1
+"""Of a model that only reads, in every precision: cosines between texts change by 0.005."""
 _MAX_REGRET = 0.5
 """Nats a token. A right engine's steps differ from its pass over the whole text by rounding alone,
 which costs hundredths; a wrong one's tokens are many nats less likely."""
@@ -85,6 +87,8 @@ class GenerationReport:
     """Of one token after itself."""
 
     def __str__(self) -> str:
+        if not self.num_tokens:
+            return "it reads and does not write"
         return (
             f"{self.num_tokens} generated tokens are {self.regret:.2g} nats from the likeliest,"
             f" the longest run of one token is {self.longest_run}"
@@ -122,6 +126,10 @@ def require_quality(proof: Proof, precision: Precision) -> None:
             f" {_MAX_REGRET} nats are allowed. This is a defect of nimlite or of this machine;"
             " please report it with this line."
         )
+    if not generation.num_tokens:  # nobody asks it for the next token
+        if report.relative_error > _MAX_EMBEDDING_ERROR:
+            raise _costs_too_much(report, precision, f"{_MAX_EMBEDDING_ERROR:.0%} is allowed")
+        return
     most = _MAX_KL_DIVERGENCE.get(precision, math.inf)
     if not report.kl_divergence <= most:
         raise _costs_too_much(report, precision, f"{most} nats are allowed")

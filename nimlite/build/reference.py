@@ -94,6 +94,8 @@ class Reference:
         x_TD = self._whole("embedding")[token_ids_T] * spec.embedding_scale
         if spec.learned_positions:
             x_TD = x_TD + self._whole(f"{stack.prefix}positions")[positions_T]
+        if spec.token_types:
+            x_TD = x_TD + self._whole(f"{stack.prefix}token_types")[0]
         if spec.embedding_norm:
             x_TD = self._norm(f"{stack.prefix}embedding_norm", x_TD)
         for i, cos_sin_PR in enumerate(layer_tables(spec, None, device)):

@@ -87,6 +87,8 @@ def generation_test(engine: Candidate, prompts: Sequence[Sequence[int]]) -> Gene
     for prompt in [prompt for prompt in prompts if len(prompt) > 1][:_NUM_GENERATIONS]:
         context = list(prompt[: min(_CONTEXT_TOKENS, len(prompt) // 2)])
         written = engine.greedy(context, min(_GENERATED_TOKENS, len(prompt) - len(context)))
+        if not written:
+            continue
         (logits_TV,) = engine([context + written])
         log_p_TV = logits_TV[len(context) - 1 : -1].float().log_softmax(dim=1)
         written_T1 = torch.tensor(written, device=log_p_TV.device).unsqueeze(1)

@@ -8,7 +8,8 @@ import torch
 
 from nimlite.build.engine_dir import EngineDirectory
 from nimlite.build.selftest import Candidate
-from nimlite.engine.engine import Engine, kv_layout
+from nimlite.engine.buffer_sizes import kv_layout
+from nimlite.engine.engine import Engine
 from nimlite.engine.evaluate import Evaluation
 from nimlite.engine.speculation import Speculation
 from nimlite.kernels.base import Kernels

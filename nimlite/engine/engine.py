@@ -17,8 +17,8 @@ import torch
 from tokenizers import Tokenizer
 
 from nimlite.build.engine_dir import EngineDirectory, open_engine
-from nimlite.engine.batch import BatchLimits
 from nimlite.engine.block_pool import BlockPool
+from nimlite.engine.buffer_sizes import LOGIT_ROWS, batch_limits, kv_layout
 from nimlite.engine.grammar import GrammarCompiler
 from nimlite.engine.limits import RequestLimits, check_params
 from nimlite.engine.plan import StepOutput, StepPlan
@@ -37,7 +37,7 @@ from nimlite.engine.scheduler import Scheduler, SchedulerConfig
 from nimlite.engine.speculation import Speculation, Speculator
 from nimlite.engine.token_masks import TokenMasks
 from nimlite.errors import EngineError, RequestError, SettingError
-from nimlite.kernels.base import Kernels, KVLayout
+from nimlite.kernels.base import Kernels
 from nimlite.kernels.select import cpu_kernels
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
@@ -46,18 +46,8 @@ from nimlite.layers.shard import WHOLE, Shard
 from nimlite.models.embedding import Pooling
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import SILENT
-from nimlite.profiles.manifest import Device, Precision, Profile
+from nimlite.profiles.manifest import Device, Profile
 from nimlite.settings import default_cache_path
-
-_LOGIT_ROWS = 64
-"""Prompt positions a step whose logits are computed for `prompt_logprobs`."""
-
-_KV_DTYPES = {
-    Precision.FP32: torch.float32,
-    Precision.BF16: torch.bfloat16,
-    Precision.FP16: torch.float16,
-    Precision.FP8: torch.float8_e4m3fn,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +94,9 @@ class Engine:
         ids, and without a sampler the host samples. `dense` lets something else than the kernels
         compute the dense layers. `speculator`: guesses tokens; None: nobody does. `shard`: of
         several ranks this one's, the first; `team`: the others."""
+        if not spec.causal:  # whose texts must be whole in a step
+            longest = min(profile.max_model_len, profile.max_num_tokens)
+            profile = dataclasses.replace(profile, max_model_len=longest)
         layout = kv_layout(spec, profile, shard)
         self.spec = spec
         self.profile = profile
@@ -125,16 +118,21 @@ class Engine:
         self._in_flight: deque[tuple[StepPlan, Callable[[], StepOutput]]] = deque()
         self._speculator = speculator
         self._began = 0.0
-        cache = PrefixCache(layout.block_size, window=spec.widest_window, enabled=prefix_caching)
+        cache = PrefixCache(
+            layout.block_size,
+            window=spec.widest_window,
+            enabled=prefix_caching and spec.causal,
+        )
         self._scheduler = Scheduler(
             SchedulerConfig(
                 max_num_seqs=profile.max_batch_size,
                 max_num_tokens=profile.max_num_tokens,
                 max_model_len=profile.max_model_len,
                 window=spec.widest_window,
-                max_logit_rows=_LOGIT_ROWS,
+                max_logit_rows=LOGIT_ROWS,
                 eos_token_ids=frozenset(eos_token_ids),
                 num_stages=shard.stages,
+                whole_texts=not spec.causal,
             ),
             BlockPool(layout.num_blocks, layout.block_size, cache),
             cache,
@@ -212,7 +210,13 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises ContextLengthError for one that could never run, RequestError for
-        a grammar that can't be followed (compiled here, unless `grammars` knows it)."""
+        a grammar that can't be followed (compiled here, unless `grammars` knows it), and for one to
+        write by a model that only reads."""
+        if request.pooling is None and not self.spec.causal:
+            raise RequestError(
+                f"A {self.spec.architecture} reads whole texts and writes none: ask it for"
+                " embeddings."
+            )
         if request.grammar is not None:
             self.grammars.check(request.grammar)
         if request.params.seed is None:
@@ -363,32 +367,3 @@ class Engine:
             num_prompt_tokens=len(request.prompt_token_ids),
             num_cached_tokens=max(delta.num_cached_tokens for delta in deltas),
         )
-
-
-def batch_limits(profile: Profile) -> BatchLimits:
-    """The largest step of a profile."""
-    return BatchLimits(
-        max_tokens=profile.max_num_tokens,
-        max_sequences=profile.max_batch_size,
-        max_logit_rows=profile.max_batch_size + _LOGIT_ROWS,
-        max_blocks=-(-profile.max_model_len // profile.block_size),
-        block_size=profile.block_size,
-    )
-
-
-def kv_layout(spec: ModelSpec, profile: Profile, shard: Shard = WHOLE) -> KVLayout:
-    """The rank's part of the pool that the profile's bytes a device pay for. All ranks have as many
-    blocks as the one whose blocks are largest."""
-    assert profile.kv_cache_bytes is not None, "the selection decides the size of the pool"
-    dtype = _KV_DTYPES[profile.kv_precision]
-    stages = (Shard(stage=stage, stages=shard.stages) for stage in range(shard.stages))
-    most_layers = max(len(stage.layers(spec.num_layers)) for stage in stages)
-    most_heads = -(-spec.num_kv_heads // shard.world)
-    a_token = 2 * most_layers * most_heads * spec.head_dim * dtype.itemsize
-    return KVLayout(
-        num_blocks=int(profile.kv_cache_bytes // (a_token * profile.block_size)),
-        block_size=profile.block_size,
-        num_kv_heads=len(shard.kv_heads(spec.num_kv_heads)),
-        head_dim=spec.head_dim,
-        dtype=dtype,
-    )

@@ -40,7 +40,10 @@ class Evaluation:
 
     @torch.inference_mode()
     def greedy(self, prompt: Sequence[int], num_tokens: int) -> list[int]:
-        """The likeliest tokens after the prompt, each in a step of its own."""
+        """The likeliest tokens after the prompt, each in a step of its own; none, of a model that
+        sees whole texts alone."""
+        if not self.model.spec.causal:
+            return []
         text, start = list(prompt), 0
         step = _steps(self.model, self.kernels, len(prompt) + num_tokens, prompt)
         for _ in range(num_tokens):
@@ -64,7 +67,7 @@ def prompt_logits(
     which take a step each, as generated ones do.
     """
     num_tokens = len(token_ids)
-    num_prefilled = max(1, num_tokens - num_decoded)
+    num_prefilled = max(1, num_tokens - num_decoded) if model.spec.causal else num_tokens
     steps = [(0, num_prefilled), *((i, i + 1) for i in range(num_prefilled, num_tokens))]
     step = _steps(model, kernels, num_tokens, token_ids)
     return torch.cat([step(token_ids, start, end) for start, end in steps])

@@ -13,9 +13,10 @@ from tokenizers import Tokenizer
 from nimlite.build.engine_dir import EngineDirectory
 from nimlite.build.selftest import Candidate
 from nimlite.build.sharding import shard_shape, shard_sources
+from nimlite.engine.buffer_sizes import kv_layout
 from nimlite.engine.dense import Dense, DenseLayers
 from nimlite.engine.device_sampler import DeviceSampler
-from nimlite.engine.engine import Engine, kv_layout
+from nimlite.engine.engine import Engine
 from nimlite.engine.evaluate import Evaluation
 from nimlite.engine.request import SamplingParams
 from nimlite.engine.speculation import Speculation, Speculator
@@ -31,6 +32,7 @@ from nimlite.kernels.triton.weights import BF16_ROWS, FP8_ROWS, FP16_ROWS, INT8_
 from nimlite.layers.decoder import Decoder
 from nimlite.layers.linear import Weights
 from nimlite.layers.shard import WHOLE, Shard
+from nimlite.models.embedding import Pooling
 from nimlite.models.registry import weight_sources
 from nimlite.models.spec import ModelSpec
 from nimlite.observe.progress import SILENT, Progress
@@ -183,6 +185,9 @@ def warm_up(spec: ModelSpec, profile: Profile, device: torch.device) -> None:
         sampler=DeviceSampler(profile.max_batch_size, device),
     )
     prompts = [[1] * min(300, profile.max_model_len // 2), *[[2]] * (profile.max_batch_size - 1)]
+    if not spec.causal:
+        engine.embed(prompts, Pooling.MEAN)
+        return
     for count, temperature in ((2, 1.0), (len(prompts), 0.0)):
         params = SamplingParams(temperature=temperature, max_tokens=3, ignore_eos=True)
         engine.generate(prompts[:count], params)

@@ -62,7 +62,9 @@ class Runner:
         self._sampled: Callable[[], list[SampledToken]] = list
         with torch.inference_mode():
             self._forward = kernels.capture(
-                lambda batch: model(batch, self._kv, kernels), self._buffers.batch
+                lambda batch: model(batch, self._kv, kernels),
+                self._buffers.batch,
+                decodes=model.spec.causal,
             )
 
     @property

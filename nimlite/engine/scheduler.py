@@ -40,6 +40,7 @@ class SchedulerConfig:
     """Prompt positions whose logits one step may compute, for `prompt_logprobs`."""
     eos_token_ids: frozenset[int] = frozenset()
     num_stages: int = 1  # steps under way together, each with its share of the sequences
+    whole_texts: bool = False  # a text is computed in one step, or waits for the next
 
 
 @dataclass(slots=True)
@@ -315,11 +316,10 @@ class Scheduler:
         if every_row:
             num_tokens = min(num_tokens, step.logit_budget)
             step.logit_budget -= num_tokens
-        if not num_tokens:
+        if not num_tokens or (self.config.whole_texts and num_tokens < left):
             return
-        is_last, is_pooled = num_tokens == left, sequence.pooling is not None
-        samples = is_last and not is_pooled
-        step.pools |= is_pooled
+        is_last, step.pools = num_tokens == left, step.pools or sequence.pooling is not None
+        samples = is_last and sequence.pooling is None
         num_logit_rows = num_tokens if every_row else int(samples)
         step.budget -= num_tokens
         step.chunks.append(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from nimlite.engine.engine import Engine
 from nimlite.engine.request import Grammar, GrammarKind, SamplingParams
 from nimlite.errors import RequestError
+from nimlite.models.embedding import Pooling
 from nimlite.observe.progress import Progress
 
 _NUM_OUTPUT_TOKENS = 3
@@ -43,8 +44,14 @@ def warm_up(engine: Engine, progress: Progress) -> None:
     runs = list(_runs(engine))
     with progress.task("Warm up", len(runs), "runs") as task:
         for salt, (num_requests, length, params) in enumerate(runs):
-            engine.generate(_prompts(num_requests, length, salt, engine.spec.vocab_size), params)
+            prompts = _prompts(num_requests, length, salt, engine.spec.vocab_size)
+            if engine.spec.causal:
+                engine.generate(prompts, params)
+            else:
+                engine.embed(prompts, Pooling.MEAN)
             task.advance(1)
+    if not engine.spec.causal:
+        return
     # Not every tokenizer can be used with grammars; whoever asks for one is told so.
     title = "Read the vocabulary for grammars"
     with progress.task(title, None, ""), contextlib.suppress(RequestError):

@@ -19,7 +19,7 @@ from nimlite.models.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """Embedding, blocks, final norm, head; or what a rank has of them."""
+    """Embedding, blocks, final norm, head, of an encoder alone, too; or what a rank has of them."""
 
     spec: ModelSpec
     layout: KVLayout
@@ -82,7 +82,7 @@ class Decoder:
 
     @property
     def num_layers(self) -> int:
-        return len(self.blocks)
+        return len(self.blocks) if self.spec.causal else 1
 
     def encode(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         """Let the encoder read the texts of `batch`, and write what each layer of the decoder keeps
@@ -96,6 +96,8 @@ class Decoder:
     def __call__(self, batch: Batch, kv: torch.Tensor, kernels: Kernels) -> torch.Tensor:
         """Logits_RV of the batch's `logit_rows`, with the keys and values of its tokens written to
         `kv`, the whole pool."""
+        if not self.spec.causal:
+            return self.logits(self.hidden(batch, kv, kernels), batch.logit_rows_R, kernels)
         residual_TD = self.embedding(batch, kernels)
         x_TD = self.first_norm(residual_TD, kernels)
         *inner, last = self.blocks
@@ -118,7 +120,8 @@ class Decoder:
         residual_TD = self.embedding(batch, kernels)
         x_TD = self.first_norm(residual_TD, kernels)
         for layer, block in enumerate(self.blocks):
-            x_TD, residual_TD = block(x_TD, residual_TD, kv[layer], batch, kernels)
+            own = layer if self.spec.causal else 0
+            x_TD, residual_TD = block(x_TD, residual_TD, kv[own], batch, kernels)
         if self.head is None:
             kernels.send_on(residual_TD)
         return x_TD

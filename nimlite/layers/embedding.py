@@ -31,7 +31,7 @@ class Embedding:
         return cls(
             packed(weights, "embedding"),
             spec.embedding_scale,
-            dense(weights, "positions") if spec.learned_positions else None,
+            _positions(spec, weights),
             load_norm(spec, weights, "embedding_norm") if is_normed else None,
             shard.features(spec.vocab_size).start,
             shard.world > 1,
@@ -55,6 +55,13 @@ class Handover:
 
     def __call__(self, batch: Batch, kernels: Kernels) -> torch.Tensor:
         return kernels.take_over(batch.token_ids_T, self.hidden_size)
+
+
+def _positions(spec: ModelSpec, weights: Weights) -> torch.Tensor | None:
+    if not spec.learned_positions:
+        return None
+    positions_PD = dense(weights, "positions")
+    return positions_PD + dense(weights, "token_types")[0] if spec.token_types else positions_PD
 
 
 @dataclass(frozen=True, slots=True)

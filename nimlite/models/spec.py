@@ -98,6 +98,9 @@ class ModelSpec:
     """Of the layers with a window, where it differs."""
     learned_positions: bool = False
     """A vector for each position is added to the embedding."""
+    token_types: int = 0
+    """Kinds of tokens with a vector each. Those of the first kind are all that are computed, and
+    its vector is added to the embedding."""
     alibi_slopes: tuple[float, ...] = ()
     """By query head, what a score loses for each token between query and key (Press et al., 2021,
     arXiv:2108.12409)."""
@@ -187,8 +190,14 @@ class ModelSpec:
         return self.hidden_size * (experts + shared)
 
     def kv_bytes_per_token(self, element_bytes: float) -> float:
-        """Bytes of keys and values that one token takes over all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes
+        """Bytes of keys and values that one token takes in the pool."""
+        return 2 * self.num_kv_layers * self.num_kv_heads * self.head_dim * element_bytes
+
+    @property
+    def num_kv_layers(self) -> int:
+        """Layers whose keys and values are kept apart: where a text is computed at once, each
+        layer's take the place of those before."""
+        return self.num_layers if self.causal else 1
 
     def window(self, layer: int) -> int:
         """Tokens that a query of the layer sees; 0: all."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from nimlite.build.engine_dir import EngineDirectory
 from nimlite.build.weights_file import load_weights
-from nimlite.engine.engine import Engine, batch_limits, kv_layout
+from nimlite.engine.buffer_sizes import batch_limits, kv_layout
+from nimlite.engine.engine import Engine
 from nimlite.engine.evaluate import Evaluation
 from nimlite.engine.runner import Runner
 from nimlite.engine.sampler import HostSampler

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from nimlite.build.converted_dir import ConvertedDirectory
+from nimlite.engine.buffer_sizes import batch_limits, kv_layout
 from nimlite.engine.device_sampler import DeviceSampler
-from nimlite.engine.engine import Engine, batch_limits, kv_layout
+from nimlite.engine.engine import Engine
 from nimlite.engine.gpu import activation_dtype, measure_kv_bytes, products, random_weights
 from nimlite.engine.runner import Runner
 from nimlite.kernels.triton.kernel_cache import KernelCache

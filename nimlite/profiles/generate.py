@@ -67,12 +67,13 @@ def _gpu_profiles(family: str, shape: ModelShape) -> Iterator[Profile]:
             kv_precision=Precision(kv_precision(precision)),
             max_model_len=shape.max_positions,
             max_batch_size=max_batch_size,
-            max_num_tokens=max_num_tokens,
+            max_num_tokens=_step_tokens(shape, max_num_tokens, shape.max_positions),
             block_size=64,
         ).identified()
 
 
 def _cpu_profiles(family: str, shape: ModelShape) -> Iterator[Profile]:
+    max_model_len = min(shape.max_positions, _CPU_MAX_MODEL_LEN)
     for precision in _CPU_PRECISIONS:
         yield Profile(
             id="",
@@ -80,9 +81,14 @@ def _cpu_profiles(family: str, shape: ModelShape) -> Iterator[Profile]:
             device=Device.CPU,
             precision=precision,
             kv_precision=Precision.FP32 if precision is Precision.FP32 else Precision.BF16,
-            max_model_len=min(shape.max_positions, _CPU_MAX_MODEL_LEN),
+            max_model_len=max_model_len,
             max_batch_size=64,
-            max_num_tokens=512,
+            max_num_tokens=_step_tokens(shape, 512, max_model_len),
             block_size=16,
             kv_cache_bytes=_CPU_KV_CACHE_BYTES,
         ).identified()
+
+
+def _step_tokens(shape: ModelShape, usual: int, max_model_len: int) -> int:
+    """A text that must be computed whole has to fit into one step."""
+    return usual if shape.causal else max(usual, max_model_len)

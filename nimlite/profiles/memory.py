@@ -105,6 +105,9 @@ def plan_memory(shape: ModelShape, profile: Profile, budget: int) -> MemoryPlan:
         budget=budget,
     )
     left = budget - plan.fixed
+    if not shape.causal:  # scratch for the largest step
+        largest_step = profile.max_num_tokens // profile.block_size + profile.max_batch_size
+        profile = replace(profile, kv_cache_bytes=block * largest_step)
     wanted = left if profile.kv_cache_bytes is None else max(profile.kv_cache_bytes, minimum)
     pool = max(0, min(left, wanted))
     # Layers with a window hold fewer blocks: what one request needs may lie between whole ones.
@@ -165,7 +168,7 @@ def stream_bytes(shape: ModelShape, profile: Profile, num_prompt: int, num_outpu
 
 def kv_block_bytes(shape: ModelShape, profile: Profile) -> int:
     """Keys and values of one block on one rank."""
-    elements = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * profile.block_size
+    elements = shape.kv_elements(profile.block_size)
     return math.ceil(elements * _KV_BYTES[profile.kv_precision] / _kv_shards(shape, profile))
 
 

@@ -34,6 +34,8 @@ class ModelShape:
     sliding_window: PositiveInt | None = None
     """Tokens that a windowed layer looks back at; None: all."""
     num_windowed_layers: NonNegativeInt = 0
+    causal: bool = True
+    """False: texts are computed whole, and no keys and values are kept."""
     learned_positions: bool = False
     """A vector for each position, instead of a rotation."""
     checkpoint_parameters: PositiveInt | None = None
@@ -58,6 +60,7 @@ class ModelShape:
             experts_per_token=spec.moe.experts_per_token if spec.moe else 1,
             # shared experts and layers without any stand in no field
             checkpoint_parameters=spec.num_parameters if spec.moe else None,
+            causal=spec.causal,
             learned_positions=spec.learned_positions,
             sliding_window=max(spec.windows, default=0) or None,
             num_windowed_layers=sum(window > 0 for window in spec.windows),
@@ -123,4 +126,5 @@ class ModelShape:
         """Keys and values of `num_tokens`, over all layers: what a prompt needs to be admitted. A
         layer with a window keeps as many, for all layers share their block tables; where every
         layer has one, a sequence gives its oldest blocks back as it goes on."""
-        return 2 * self.num_layers * num_tokens * self.num_kv_heads * self.head_dim
+        layers = self.num_layers if self.causal else 1
+        return 2 * layers * num_tokens * self.num_kv_heads * self.head_dim

@@ -8,6 +8,7 @@ from fakes.live_server import LiveServer
 from nimlite.engine.client import EngineClient, EngineHost
 from nimlite.engine.engine import Engine
 from nimlite.engine.loop import EngineLoop
+from nimlite.models.embedding import EmbeddingSpec
 from nimlite.server.config import ServerConfig
 from nimlite.server.state import ServedModel, ServerState
 from nimlite.server.tokenizer import Tokenizer
@@ -18,11 +19,19 @@ class HostServer(LiveServer):
 
     client: EngineClient
 
-    def __init__(self, host: EngineHost, tokenizer_directory: Path, vocab_size: int) -> None:
+    def __init__(
+        self,
+        host: EngineHost,
+        tokenizer_directory: Path,
+        vocab_size: int,
+        embedding: EmbeddingSpec | None = None,
+    ) -> None:
+        """`embedding`: of a model for embeddings and nothing else."""
         config = ServerConfig(served_model_names=("tiny",), host="127.0.0.1", port=0)
         super().__init__(ServerState(config))
         self._host = host
         self._vocab_size = vocab_size
+        self._embedding = embedding
         self._tokenizer = Tokenizer.load(tokenizer_directory)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -35,6 +44,8 @@ class HostServer(LiveServer):
                 max_model_len=self._host.limits.max_model_len,
                 vocab_size=self._vocab_size,
                 max_num_seqs=64,
+                embedding=self._embedding or EmbeddingSpec(),
+                generates=self._embedding is None,
             )
         )
         await super().startup(sockets)
@@ -47,5 +58,8 @@ class HostServer(LiveServer):
 class EngineServer(HostServer):
     """Of an engine in this process."""
 
-    def __init__(self, engine: Engine, tokenizer_directory: Path) -> None:
-        super().__init__(EngineLoop(engine), tokenizer_directory, engine.spec.vocab_size)
+    def __init__(
+        self, engine: Engine, tokenizer_directory: Path, embedding: EmbeddingSpec | None = None
+    ) -> None:
+        vocab_size = engine.spec.vocab_size
+        super().__init__(EngineLoop(engine), tokenizer_directory, vocab_size, embedding)

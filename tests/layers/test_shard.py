@@ -10,7 +10,7 @@ from fakes.thread_ranks import ThreadRanks, on_ranks
 
 from nimlite.build.convert import convert
 from nimlite.build.weights_file import load_weights
-from nimlite.engine.engine import kv_layout
+from nimlite.engine.buffer_sizes import kv_layout
 from nimlite.engine.evaluate import prompt_logits
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
 from nimlite.layers.decoder import Decoder
