@@ -19,6 +19,8 @@ _MAX_HEAD_BYTES = 64 * 1024
 _STALL_S = 120.0
 """Seconds in which a client that is sent more than fits into its socket and 64 KiB must take some
 of it: else it is cut off, for it may have gone without a word."""
+_BODY_S = 30.0
+"""Seconds without a byte of a body that goes on."""
 _HEAD_S = 30.0
 """Seconds for a head: from the connection on, or from the first byte after an answer."""
 
@@ -28,9 +30,17 @@ class Connection(HttpToolsProtocol):
     at most the limit and what two reads bring."""
 
     def __init__(
-        self, *args: Any, head_s: float = _HEAD_S, stall_s: float = _STALL_S, **kwargs: Any
+        self,
+        *args: Any,
+        head_s: float = _HEAD_S,
+        body_s: float = _BODY_S,
+        stall_s: float = _STALL_S,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._body_s = body_s
+        self._body_timer: asyncio.TimerHandle | None = None
+        """While a body goes on."""
         self._stall_s = stall_s
         self._stall_timer: asyncio.TimerHandle | None = None
         self._head_s = head_s
@@ -47,6 +57,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._stop_stall_timer()
+        self._stop_body_timer()
         super().connection_lost(exc)
         for cycle in self._cycles:  # uvicorn tells the latest only
             cycle.disconnected = True
@@ -70,6 +81,8 @@ class Connection(HttpToolsProtocol):
             return
         was_in_head = self._head_bytes is not None
         super().data_received(data)
+        if self._body_timer is not None:
+            self._start_body_timer()
         if was_in_head and self._head_bytes is not None:
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD_BYTES:
@@ -88,8 +101,28 @@ class Connection(HttpToolsProtocol):
         if num_bytes > _MAX_HEAD_BYTES:
             self._refuse_size()
             raise _RefusedError
+        self._start_body_timer()
         super().on_headers_complete()
         self._cycles = [c for c in (*self._cycles, self.cycle) if not c.response_complete]
+
+    def on_message_complete(self) -> None:
+        self._stop_body_timer()
+        super().on_message_complete()
+
+    def _start_body_timer(self) -> None:
+        self._stop_body_timer()
+        self._body_timer = self.loop.call_later(self._body_s, self._give_up_body)
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _give_up_body(self) -> None:
+        if self.flow.read_paused:  # it is we who take nothing
+            self._start_body_timer()
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Of the parser; also called for what we refused, which has its answer."""

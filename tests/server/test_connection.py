@@ -7,10 +7,11 @@ import httpx
 import pytest
 from fakes.live_server import LiveServer, running
 from fakes.scripted_engine import ScriptedEngine
-from fakes.tiny_model import make_config
+from fakes.tiny_model import make_config, make_model
 
 from nimlite.server.connection import Connection
 from nimlite.server.state import ServerState
+from nimlite.server.tokenizer import Tokenizer
 
 PATIENCE_S = 30
 LIMIT = 64 * 1024
@@ -70,6 +71,26 @@ def test_a_body_is_not_a_head(server: LiveServer, engine: ScriptedEngine) -> Non
         for _ in range(2):
             refused = http.post("/v1/completions", content=b"x" * 900_000)
             assert refused.status_code == 415
+
+
+def test_a_body_that_stands_still_ends_the_connection(
+    engine: ScriptedEngine, tokenizer: Tokenizer
+) -> None:
+    state = ServerState(make_config())
+    state.set_ready(make_model(engine, tokenizer))
+    server = LiveServer(state)
+    server.config.http = functools.partial(Connection, body_s=0.5)
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+    with running(server):
+        assert answer_to(server.port, head + b"Content-Length: 99\r\n\r\n", b'{"model"') == b""
+        engine.hold()  # an answer may take longer
+        body = b'{"model": "tiny", "prompt": "x"}'
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as connection:
+            connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            assert engine.on_held.wait(PATIENCE_S)
+            assert answer_to(server.port, head + b"Content-Length: 9\r\n\r\n") == b""
+            engine.release()
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_slow_head_is_refused_and_an_empty_connection_closed() -> None:
