@@ -12,12 +12,14 @@ _COARSE_MAX_PERPLEXITY_INCREASE: Mapping[Precision, float] = {
     Precision.INT8_SQ: 0.02,
 }
 _MAX_KL_DIVERGENCE: Mapping[Precision, float] = {
-    Precision.FP8: 0.15,
-    Precision.INT4_AWQ: 0.6,
-    Precision.INT4_GPTQ: 0.6,
+    Precision.FP8: 0.12,
+    Precision.INT4_AWQ: 0.5,
+    Precision.INT4_GPTQ: 0.5,
 }
-"""Nats a token. The test's texts are well known: small models recite them, and the perplexity of a
-recitation suffers many times more from 4 bits, or 3 of a mantissa, than that of other texts."""
+"""Nats a token. SmolLM2-135M, which suffers more than larger models, has 0.051 in fp8, about 0.03
+more where keys and values are in fp8 too, and 0.35 in 4 bits. The test's texts are well known:
+small models recite them, and the perplexity of a recitation suffers many times more from 4 bits, or
+3 of a mantissa, than that of other texts."""
 _MAX_ABSOLUTE_ERROR_FP32 = 1e-3
 _MAX_EMBEDDING_ERROR = 0.1
 """Of a model that only reads, in every precision: cosines between texts change by 0.005."""
@@ -28,16 +30,17 @@ _MAX_RELATIVE_ERROR: Mapping[Precision, float] = {
     Precision.FP32: 1e-4,
     Precision.BF16: 0.05,
     Precision.FP16: 0.05,
-    Precision.FP8: 0.2,
+    Precision.FP8: 0.18,
     Precision.INT8: 0.2,
     Precision.INT8_WO: 0.2,
     Precision.INT8_SQ: 0.2,
     Precision.INT4: 0.2,
-    Precision.INT4_AWQ: 0.5,
-    Precision.INT4_GPTQ: 0.5,
+    Precision.INT4_AWQ: 0.4,
+    Precision.INT4_GPTQ: 0.4,
 }
-"""Of the logits. These tell a wrong engine from a rounded one (rounding costs 1 % to 12 %, a wrong
-layer more than 50 %); perplexity tells whether the rounding is worth it."""
+"""Of the logits. These tell a wrong engine from a rounded one (rounding costs SmolLM2-135M 1 % to
+12 %, and 30 % in 4 bits that are calibrated; a wrong layer costs more than 50 %); perplexity tells
+whether the rounding is worth it."""
 
 
 def max_relative_error(precision: Precision) -> float:
