@@ -90,6 +90,7 @@ class _Service:
             engine=self._client,
             tokenizer=tokenizer,
             max_model_len=facts.profile.max_model_len,
+            shares_context=not host.limits.num_decoder_prompt,
             vocab_size=facts.vocab_size,
             max_num_seqs=facts.profile.max_batch_size,
             embedding=facts.embedding or EmbeddingSpec(),

@@ -9,6 +9,9 @@ from nimlite.build.published_config import OWN_FILES, PublishedFormat, published
 from nimlite.errors import ModelError
 
 T = TypeVar("T")
+_DECODER_PROMPT = ("decoder_start_token_id", "forced_bos_token_id")
+"""What the text of a decoder with an encoder begins with: part of the model, and written to
+generation_config.json by newer versions of transformers."""
 
 
 def read_config(directory: Path) -> Mapping[str, Any]:
@@ -16,6 +19,12 @@ def read_config(directory: Path) -> Mapping[str, Any]:
     where it can't be read, or is of weights that are not."""
     read_format(directory)
     config = read_json(directory / "config.json")
+    file = directory / "generation_config.json"
+    if config.get("is_encoder_decoder") and file.is_file():
+        generation = read_json(file)
+        config |= {
+            key: generation[key] for key in _DECODER_PROMPT if generation.get(key) is not None
+        }
     return {key: value for key, value in config.items() if key != "quantization_config"}
 
 

@@ -97,7 +97,9 @@ class RandomCheckpoint:
         match engine_name.rpartition(".")[2]:
             case "embedding" | "positions":
                 return float(embedding)
-            case "output" | "down" | "experts_down":
+            case "qkv" | "cross_q" | "cross_kv" if spec.attention_scale == 1.0:
+                return float((spec.head_dim**0.5 * num_inputs) ** -0.5)  # of T5, in its weights
+            case "output" | "cross_output" | "down" | "experts_down":
                 stream = embedding * spec.embedding_scale
                 layers = _BRANCHES * stream * (2 * spec.num_layers) ** -0.5
                 return float(layers * num_inputs**-0.5)

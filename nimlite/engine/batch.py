@@ -1,7 +1,9 @@
 """A step's plan as flat int32 arrays in static buffers: what a captured forward reads."""
 
 from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Source
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +26,8 @@ class BatchLimits:
     max_blocks: int
     """Blocks of one sequence."""
     block_size: int
+    max_source_blocks: int = 0
+    """Blocks of what an encoder reads for one sequence; 0: there is no encoder."""
 
 
 class BatchBuffers:
@@ -92,6 +96,7 @@ class HostArrays:
         self.arrays = {name: array.numpy() for name, array in _split(limits, flat).items()}
         self._tables: list[tuple[list[int], int]] = [([], 0)] * limits.max_sequences
         """The table written to each row, and how much of it."""
+        self._source_tables: list[list[int]] = [[]] * limits.max_sequences
 
     def fill(self, plan: StepPlan, sampled_rows: Mapping[Sequence, int]) -> Counts:
         token_ids: list[int] = []
@@ -146,10 +151,20 @@ class HostArrays:
         self._write("logit_rows_R", logit_rows)
         self._write("query_starts_S1", query_starts)
         self._write("context_lens_S", context_lens)
+        if self._limits.max_source_blocks:
+            self._write_sources([chunk.sequence for chunk in plan.chunks])
         return Counts(len(token_ids), len(context_lens), len(logit_rows))
 
     def _write(self, name: str, values: list[int]) -> None:
         self.arrays[name][: len(values)] = values
+
+    def _write_sources(self, sequences: list[Sequence]) -> None:
+        self._write("cross_lens_S", [len(each.source_token_ids) for each in sequences])
+        for row, sequence in enumerate(sequences):
+            table = sequence.source_table
+            if self._source_tables[row] is not table:
+                self.arrays["cross_tables_SB"][row][: len(table)] = table
+                self._source_tables[row] = table
 
     def _write_table(self, row: int, table: list[int], num_blocks: int) -> None:
         """Tables only grow, and a changed one is a new list: mostly there is nothing to write."""
@@ -164,8 +179,43 @@ class HostArrays:
             self._tables[row] = (table, num_blocks)
 
 
+def source_batch(
+    sources: Source[tuple[Source[int], Source[int]]], block_size: int, device: torch.device
+) -> Batch:
+    """Of whole texts and the blocks of each, for an encoder to read at once. No logits are wanted.
+
+    They come too seldom for buffers of their own.
+    """
+    positions = [position for text, _ in sources for position in range(len(text))]
+    slots = [
+        table[position // block_size] * block_size + position % block_size
+        for text, table in sources
+        for position in range(len(text))
+    ]
+    lengths = [len(text) for text, _ in sources]
+    # to a multiple, as those of most engines are: kernels are compiled for it
+    width = -(-max(len(table) for _, table in sources) // 16) * 16
+
+    def ints(values: Source[int] | list[list[int]]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+    return Batch(
+        token_ids_T=ints([token for text, _ in sources for token in text]),
+        positions_T=ints(positions),
+        slots_T=ints(slots),
+        query_starts_S1=ints([0, *accumulate(lengths)]),
+        context_lens_S=ints(lengths),
+        block_tables_SB=ints([[*table, *[0] * (width - len(table))] for _, table in sources]),
+        logit_rows_R=ints([]),
+    )
+
+
 def _shapes(limits: BatchLimits) -> dict[str, tuple[int, ...]]:
-    return {
+    sources: dict[str, tuple[int, ...]] = {}
+    if limits.max_source_blocks:
+        sources["cross_lens_S"] = (limits.max_sequences,)
+        sources["cross_tables_SB"] = (limits.max_sequences, limits.max_source_blocks)
+    return sources | {
         "token_ids_T": (limits.max_tokens,),
         "sources_T": (limits.max_tokens,),
         "positions_T": (limits.max_tokens,),

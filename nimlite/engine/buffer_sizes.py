@@ -18,14 +18,16 @@ _KV_DTYPES = {
 }
 
 
-def batch_limits(profile: Profile) -> BatchLimits:
+def batch_limits(profile: Profile, *, has_encoder: bool = False) -> BatchLimits:
     """The largest step of a profile."""
+    max_blocks = -(-profile.max_model_len // profile.block_size)
     return BatchLimits(
         max_tokens=profile.max_num_tokens,
         max_sequences=profile.max_batch_size,
         max_logit_rows=profile.max_batch_size + LOGIT_ROWS,
-        max_blocks=-(-profile.max_model_len // profile.block_size),
+        max_blocks=max_blocks,
         block_size=profile.block_size,
+        max_source_blocks=max_blocks if has_encoder else 0,
     )
 
 

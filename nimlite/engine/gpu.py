@@ -323,6 +323,11 @@ def measure_kv_bytes(
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
+    if spec.encoder is not None:
+        model.encode(batch, kv, kernels)
+        batch = dataclasses.replace(
+            batch, cross_lens_S=batch.context_lens_S, cross_tables_SB=batch.block_tables_SB
+        )
     model(batch, kv, kernels)
     step_bytes = torch.cuda.max_memory_allocated() - before
     del kv, batch
@@ -353,7 +358,8 @@ def _widened_bytes(spec: ModelSpec, profile: Profile) -> int:
 
 def _require_one_request(spec: ModelSpec, profile: Profile, num_bytes: int) -> None:
     layout = kv_layout(spec, dataclasses.replace(profile, kv_cache_bytes=max(num_bytes, 0)))
-    if layout.num_blocks * layout.block_size < profile.max_model_len:
+    num_texts = 1 if spec.encoder is None else 2  # the prompt's blocks, too
+    if layout.num_blocks * layout.block_size < num_texts * profile.max_model_len:
         raise SettingError(
             f"The weights and the largest step leave {gibibytes(max(num_bytes, 0))} of the GPU for"
             f" the KV cache: {layout.num_blocks * layout.block_size} tokens, and one request may"

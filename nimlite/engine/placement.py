@@ -1,7 +1,8 @@
 """A sequence's place in the pool: the blocks that it starts with, and those that it gives back."""
 
 from nimlite.engine.block_pool import BlockPool
-from nimlite.engine.plan import BlockCopy
+from nimlite.engine.encoder_input import EncoderInputs, Reading
+from nimlite.engine.plan import BlockCopy, ScheduledRead
 from nimlite.engine.prefix_cache import NO_MATCH, Match, PrefixCache, slid_blocks
 from nimlite.engine.sequence import Sequence, SequenceStatus
 
@@ -14,6 +15,7 @@ class Placement:
         self._pool = pool
         self._cache = cache
         self._window = window
+        self._encoder_inputs = EncoderInputs(pool, cache)
 
     def fits(self, sequence: Sequence, num_running: int) -> bool:
         """Whether all its tokens have room, with one block to spare for each running sequence to
@@ -21,24 +23,35 @@ class Placement:
         known, _ = self._find_computed(sequence)
         num_new = -(-sequence.num_tokens // self._pool.block_size) - known.num_blocks
         num_wanted = num_new + self._pool.num_free_among(known.blocks) + num_running
+        num_wanted += self._encoder_inputs.num_wanted(sequence)
         return num_wanted <= self._pool.num_free_blocks
 
-    def place(self, sequence: Sequence) -> tuple[int, list[BlockCopy]]:
+    def can_read(self, sequence: Sequence, reading: Reading) -> bool:
+        """Whether an encoder has read its prompt, or can do so in this step."""
+        return self._encoder_inputs.can_place(sequence, reading)
+
+    def has_read(self, read: ScheduledRead) -> None:
+        """An encoder has read a prompt."""
+        self._encoder_inputs.computed(read)
+
+    def place(self, sequence: Sequence, reading: Reading) -> tuple[int, int, list[BlockCopy]]:
         """Give a sequence that fits the blocks of all its tokens. How many of them are computed,
-        and what must be copied before it goes on."""
+        how many of its prompt's are, which an encoder may read, and what must be copied before it
+        goes on."""
         block_size = self._pool.block_size
         known, num_computed = self._find_computed(sequence)
         self._pool.acquire(known.blocks)
+        num_cached = self._encoder_inputs.place(sequence, reading, num_computed)
         num_new = -(-sequence.num_tokens // block_size) - known.num_blocks
         new = self._pool.allocate(num_new)
         sequence.block_table = [0] * known.num_slid + known.blocks + new
         sequence.num_slid = known.num_slid
         if not num_computed % block_size:
-            return num_computed, []
+            return num_computed, num_cached, []
         # the next write goes to a block that the source holds
         assert sequence.source is not None
         copied = sequence.source.block_table[known.num_blocks]
-        return num_computed, [BlockCopy(copied, new[0])]
+        return num_computed, num_cached, [BlockCopy(copied, new[0])]
 
     def slide(self, sequence: Sequence) -> None:
         """Give back the blocks that lie before every window of what is computed from now on."""
@@ -51,6 +64,7 @@ class Placement:
     def release(self, sequence: Sequence) -> None:
         """Give back all of its blocks."""
         self._pool.release(sequence.held_blocks)
+        self._encoder_inputs.release(sequence)
         sequence.block_table, sequence.num_slid = [], 0
 
     def _find_computed(self, sequence: Sequence) -> tuple[Match, int]:

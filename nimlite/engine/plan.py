@@ -44,6 +44,14 @@ class BlockCopy(NamedTuple):
     target: int
 
 
+class ScheduledRead(NamedTuple):
+    """A prompt for the encoder to read in this step, before the decoder computes."""
+
+    sequence: Sequence
+    block_table: list[int]
+    """For what the decoder keeps of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepPlan:
     """One step: decodes (chunks of one token) first, then prefill chunks.
@@ -62,11 +70,13 @@ class StepPlan:
 
     num_drafted: int = 0
     """Of these, guesses."""
+    reads: tuple[ScheduledRead, ...] = ()
+    """An encoder reads these first; they count for no token of the step."""
 
     @property
     def is_decode(self) -> bool:
         """Whether it holds nothing but decodes and their drafts."""
-        return self.num_tokens == len(self.chunks) + self.num_drafted
+        return not self.reads and self.num_tokens == len(self.chunks) + self.num_drafted
 
 
 class SampledToken(NamedTuple):

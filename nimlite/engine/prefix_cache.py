@@ -74,11 +74,28 @@ class PrefixCache:
         if not self.enabled:
             return
         for index in range(max(first, sequence.num_slid), last):
-            key, block = self._hash(sequence, index), sequence.block_table[index]
-            if key not in self._block_of:
-                assert block not in self._hash_of, f"block {block} was registered and then written"
-                self._block_of[key] = block
-                self._hash_of[block] = key
+            self._remember(self._hash(sequence, index), sequence.block_table[index])
+
+    def match_source(self, sequence: Sequence) -> list[int]:
+        """The known blocks of what an encoder has read for an equal prompt: all, or none."""
+        if not self.enabled or not sequence.source_token_ids:
+            return []
+        blocks = [self._block_of.get(key) for key in self._source_keys(sequence)]
+        known = [block for block in blocks if block is not None]
+        return known if len(known) == len(blocks) else []
+
+    def register_source(self, sequence: Sequence) -> None:
+        """An encoder has read the sequence's prompt into its `source_table`."""
+        if not self.enabled:
+            return
+        for key, block in zip(self._source_keys(sequence), sequence.source_table, strict=True):
+            self._remember(key, block)
+
+    def _remember(self, key: bytes, block: int) -> None:
+        if key not in self._block_of:
+            assert block not in self._hash_of, f"block {block} was registered and then written"
+            self._block_of[key] = block
+            self._hash_of[block] = key
 
     def forget(self, block: int) -> None:
         """The block is about to be overwritten."""
@@ -90,6 +107,14 @@ class PrefixCache:
         """Assert that the two maps are inverse to each other."""
         assert self._hash_of == {block: key for key, block in self._block_of.items()}
 
+    def _source_keys(self, sequence: Sequence) -> list[bytes]:
+        root = _root(sequence)
+        count = -(-len(sequence.source_token_ids) // self.block_size)
+        return [
+            blake2b(root + index.to_bytes(8), digest_size=DIGEST_BYTES, person=b"source").digest()
+            for index in range(count)
+        ]
+
     def _hash(self, sequence: Sequence, index: int) -> bytes:
         """The chained hash of the sequence's block `index`; each is computed once a sequence."""
         hashes = sequence.block_hashes
@@ -97,8 +122,7 @@ class PrefixCache:
             start = len(hashes) * self.block_size
             tokens = array("q", sequence.token_ids[start : start + self.block_size])
             assert len(tokens) == self.block_size, f"block {index} of {sequence} is not full"
-            salt = sequence.request.cache_salt.encode()
-            parent = hashes[-1] if hashes else blake2b(salt, digest_size=DIGEST_BYTES).digest()
+            parent = hashes[-1] if hashes else _root(sequence)
             hashes.append(blake2b(parent + tokens.tobytes(), digest_size=DIGEST_BYTES).digest())
         return hashes[index]
 
@@ -106,3 +130,12 @@ class PrefixCache:
 def slid_blocks(position: int, window: int, block_size: int) -> int:
     """Blocks that hold nothing that a token at `position`, or a later one, sees."""
     return max(0, position - window + 1) // block_size if window else 0
+
+
+def _root(sequence: Sequence) -> bytes:
+    """What stands before a sequence's first block: its salt, and all that an encoder has read."""
+    root = blake2b(sequence.request.cache_salt.encode(), digest_size=DIGEST_BYTES).digest()
+    if not sequence.source_token_ids:
+        return root
+    tokens = array("q", sequence.source_token_ids).tobytes()
+    return blake2b(root + tokens, digest_size=DIGEST_BYTES, person=b"encoder").digest()

@@ -8,8 +8,15 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from nimlite.engine.batch import BatchBuffers, BatchLimits
-from nimlite.engine.plan import BlockCopy, SampledToken, ScheduledChunk, StepOutput, StepPlan
+from nimlite.engine.batch import BatchBuffers, BatchLimits, source_batch
+from nimlite.engine.plan import (
+    BlockCopy,
+    SampledToken,
+    ScheduledChunk,
+    ScheduledRead,
+    StepOutput,
+    StepPlan,
+)
 from nimlite.engine.pooler import Pooled, pool
 from nimlite.engine.request import Logprob
 from nimlite.engine.sampler import Sampler, SamplingRow, logprob_of
@@ -81,7 +88,10 @@ class Runner:
         end. The function that is returned waits for the result."""
         if self._team is None or self._encoder is None:
             self._copy_blocks(plan.copies)
+            if plan.reads:
+                self._read(plan.reads)
             return self._compute(plan, self._buffers.fill(plan, self._sampled_rows))
+        assert not plan.reads, "encoders are not split over ranks"
         message = self._encoder.encode(plan, self._sampled_rows)
         self._team.send_step(message)
         if self._team.num_stages == 1:
@@ -177,6 +187,12 @@ class Runner:
     def _pending_token(self, sequence: RequestSequence) -> int:
         """What the step before sampled for it."""
         return self._sampled()[self._sampled_rows[sequence]].token_id
+
+    def _read(self, reads: Sequence[ScheduledRead]) -> None:
+        sources = [(read.sequence.source_token_ids, read.block_table) for read in reads]
+        block_size = self._model.layout.block_size
+        batch = source_batch(sources, block_size, self._kv.device)
+        self._model.encode(batch, self._kv, self._kernels)
 
     def _copy_blocks(self, copies: Sequence[BlockCopy]) -> None:
         if copies:

@@ -8,19 +8,21 @@ sampled, and what comes for an ended sequence is dropped. Steps run in the order
 """
 
 from bisect import insort
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import attrgetter
 
 from nimlite.engine.accounts import Accounts
 from nimlite.engine.block_pool import BlockPool
 from nimlite.engine.drafting import Drafting
+from nimlite.engine.encoder_input import Reading
 from nimlite.engine.limits import RequestLimits
 from nimlite.engine.placement import Placement
-from nimlite.engine.plan import BlockCopy, SampledToken, ScheduledChunk, StepOutput, StepPlan
+from nimlite.engine.plan import SampledToken, ScheduledChunk, StepOutput, StepPlan
 from nimlite.engine.prefix_cache import PrefixCache, slid_blocks
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Request
 from nimlite.engine.sequence import Sequence, SequenceStatus
 from nimlite.engine.speculation import Speculator
+from nimlite.engine.step import Step
 from nimlite.engine.waiting_queue import WaitingQueue
 
 
@@ -41,18 +43,8 @@ class SchedulerConfig:
     eos_token_ids: frozenset[int] = frozenset()
     num_stages: int = 1  # steps under way together, each with its share of the sequences
     whole_texts: bool = False  # a text is computed in one step, or waits for the next
-
-
-@dataclass(slots=True)
-class _Step:
-    """A plan in the making."""
-
-    budget: int
-    logit_budget: int
-    num_drafted: int = 0
-    chunks: list[ScheduledChunk] = field(default_factory=list)
-    copies: list[BlockCopy] = field(default_factory=list)
-    pools: bool = False
+    decoder_prompt: tuple[int, ...] = ()
+    """Where an encoder reads the prompts, whole: what a sequence's own text begins with."""
 
 
 class Scheduler:
@@ -102,6 +94,8 @@ class Scheduler:
             max_model_len=self.config.max_model_len,
             num_blocks=self._pool.num_blocks,
             block_size=self._pool.block_size,
+            max_num_tokens=self.config.max_num_tokens,
+            num_decoder_prompt=len(self.config.decoder_prompt),
         )
 
     def add(self, request: Request) -> None:
@@ -114,6 +108,7 @@ class Scheduler:
             arrival=self._num_arrivals,
             eos_token_ids=self.config.eos_token_ids,
             account=self._accounts.join(request.client, request.weight),
+            decoder_prompt=self.config.decoder_prompt,
         )
         self._num_arrivals += 1
         self._sequences[request.id] = sequence
@@ -134,7 +129,8 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """Plan the next step, or None where there is nothing to compute now."""
         self._make_room()
-        step = _Step(self.config.max_num_tokens, self.config.max_logit_rows)
+        budget = self.config.max_num_tokens
+        step = Step(budget, self.config.max_logit_rows, Reading(budget))
         for sequence in self._schedule_decodes(step):
             if sequence.status is SequenceStatus.RUNNING:
                 self._schedule_prefill(sequence, step)
@@ -142,19 +138,14 @@ class Scheduler:
         if not step.chunks:
             return None
         self._num_steps += 1
-        return StepPlan(
-            step=self._num_steps,
-            chunks=tuple(step.chunks),
-            copies=tuple(step.copies),
-            num_tokens=self.config.max_num_tokens - step.budget,
-            num_drafted=step.num_drafted,
-            pools=step.pools,
-        )
+        return step.plan(self._num_steps, budget - step.budget)
 
     def update(self, plan: StepPlan, output: StepOutput) -> list[Delta]:
         """Take in what a step computed; plans come in the order they were scheduled."""
         deltas: list[Delta] = []
         block_size = self._pool.block_size
+        for read in plan.reads:
+            self._placement.has_read(read)
         for chunk, sampled, logprobs in zip(
             plan.chunks, output.sampled, output.prompt_logprobs, strict=True
         ):
@@ -209,12 +200,13 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Assert that pool, cache and sequences agree, and that nobody writes where others read."""
-        self._pool.check_integrity(s.held_blocks for s in self._sequences.values())
+        tables = (s.held_blocks + s.source_table for s in self._sequences.values())
+        self._pool.check_integrity(tables)
         assert [s.rank for s in self._running] == sorted(s.rank for s in self._running)
         for sequence in self._sequences.values():
             running = sequence.status is SequenceStatus.RUNNING
             assert running == (sequence in self._running), f"{sequence} is in the wrong queue"
-            assert running or not sequence.block_table, f"{sequence} holds blocks"
+            assert running or not sequence.block_table + sequence.source_table, f"{sequence}"
             assert 0 <= sequence.num_computed_tokens <= sequence.num_tokens
             seen = slid_blocks(
                 sequence.num_computed_tokens, self.config.window, self._pool.block_size
@@ -240,7 +232,7 @@ class Scheduler:
                 return
             self._preempt(self._running.pop())
 
-    def _schedule_decodes(self, step: _Step) -> list[Sequence]:
+    def _schedule_decodes(self, step: Step) -> list[Sequence]:
         """One token for every running sequence that has only its last one to compute. Returns those
         that have more. This is the hot loop: once a sequence and step."""
         prefills: list[Sequence] = []
@@ -306,7 +298,7 @@ class Scheduler:
         self._num_preemptions += 1
         self._waiting.push(sequence)
 
-    def _schedule_prefill(self, sequence: Sequence, step: _Step) -> None:
+    def _schedule_prefill(self, sequence: Sequence, step: Step) -> None:
         """As many of a running sequence's tokens as the step has room for; it has their blocks."""
         self._placement.slide(sequence)
         start = sequence.num_computed_tokens
@@ -332,7 +324,7 @@ class Scheduler:
         sequence.num_computed_tokens += num_tokens
         sequence.num_pending += is_last
 
-    def _admit(self, step: _Step) -> None:
+    def _admit(self, step: Step) -> None:
         """Start waiting sequences, each in its turn. One that does not fit holds up those behind
         it: were it passed by, smaller ones could keep it out for ever."""
         while step.budget and len(self._running) + step.num_drafted < self.config.max_num_seqs:
@@ -344,7 +336,7 @@ class Scheduler:
             insort(self._running, sequence, key=attrgetter("rank"))
             self._schedule_prefill(sequence, step)
 
-    def _place(self, sequence: Sequence, step: _Step) -> bool:
+    def _place(self, sequence: Sequence, step: Step) -> bool:
         """Give a sequence the blocks of all its tokens, those computed before among them.
 
         False where they do not fit, with one block to spare for each running sequence to grow by:
@@ -352,13 +344,16 @@ class Scheduler:
         """
         if not self._placement.fits(sequence, len(self._running)):
             return False
-        num_computed, copies = self._placement.place(sequence)
+        if not self._placement.can_read(sequence, step.reading):
+            return False
+        num_computed, num_cached, copies = self._placement.place(sequence, step.reading)
         step.copies += copies
         if sequence.status is SequenceStatus.WAITING:
-            sequence.num_cached_tokens = num_computed
-            self._num_prompt_tokens += sequence.num_prompt_tokens
-            self._num_prefix_hits += num_computed
-            sequence.account.charge(sequence.num_prompt_tokens - num_computed)
+            num_prompt = len(sequence.request.prompt_token_ids)
+            sequence.num_cached_tokens = num_cached
+            self._num_prompt_tokens += num_prompt
+            self._num_prefix_hits += num_cached
+            sequence.account.charge(num_prompt - num_cached)
         sequence.num_computed_tokens = num_computed
         sequence.source = None
         sequence.status = SequenceStatus.RUNNING

@@ -62,6 +62,8 @@ class Sequence:
         "rank",
         "request",
         "source",
+        "source_table",
+        "source_token_ids",
         "status",
         "stop_token_ids",
         "token_ids",
@@ -74,7 +76,9 @@ class Sequence:
         arrival: int,
         eos_token_ids: frozenset[int],
         account: Account | None = None,
+        decoder_prompt: tuple[int, ...] = (),
     ) -> None:
+        """`decoder_prompt`: where an encoder reads the prompt, what its own text begins with."""
         params = request.params
         self.request = request
         self.status = SequenceStatus.WAITING
@@ -82,7 +86,11 @@ class Sequence:
         """Its place among its client's sequences, where the lowest is admitted first, and among
         all that run, where the lowest is preempted last."""
         self.account = account or Account()
-        self.token_ids = list(request.prompt_token_ids)
+        self.source_token_ids = request.prompt_token_ids if decoder_prompt else ()
+        """What an encoder reads."""
+        self.source_table: list[int] = []
+        """The blocks of what the decoder keeps of it. Only ever replaced by a new list."""
+        self.token_ids = list(decoder_prompt or request.prompt_token_ids)
         """Prompt and outputs, as far as they are known on the host."""
         self.num_prompt_tokens = len(self.token_ids)
         self.max_num_tokens = self.num_prompt_tokens + params.max_tokens

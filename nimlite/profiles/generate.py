@@ -91,4 +91,4 @@ def _cpu_profiles(family: str, shape: ModelShape) -> Iterator[Profile]:
 
 def _step_tokens(shape: ModelShape, usual: int, max_model_len: int) -> int:
     """A text that must be computed whole has to fit into one step."""
-    return usual if shape.causal else max(usual, max_model_len)
+    return usual if shape.causal and not shape.num_encoder_layers else max(usual, max_model_len)

@@ -140,12 +140,13 @@ def weight_bytes(shape: ModelShape, profile: Profile) -> int:
 
 
 def read_bytes(shape: ModelShape, profile: Profile, num_tokens: float) -> float:
-    """Weights that a step of `num_tokens` reads on one rank: every layer's, the head's, and of
-    experts those that some token chose, if each chooses alike."""
+    """Weights that a step of `num_tokens` reads on one rank: of the decoder every layer's, the
+    head's, and of experts those that some token chose, if each chooses alike."""
     size = profile.tp * profile.pp
     vocabulary = WEIGHT_BYTES[_VOCABULARY.get(profile.precision, Precision.BF16)]
     idle_share = math.pow(1 - shape.experts_per_token / shape.num_experts, num_tokens)
     idle = idle_share * shape.num_layers * shape.num_experts * shape.mlp_parameters
+    idle += shape.encoder_parameters
     layers = (shape.layer_parameters - idle) * WEIGHT_BYTES[profile.precision]
     return (layers + shape.head_parameters * vocabulary) / size
 
@@ -184,6 +185,8 @@ def activation_bytes(shape: ModelShape, profile: Profile) -> int:
         # fp32; the sampler works on a copy of the logits
         attention = shape.qkv_size + shape.num_heads * shape.head_dim
         per_token = 4 * shape.hidden_size + attention + _mlp_width(shape)
+        if shape.num_encoder_layers:
+            per_token *= 2  # which reads beside the recorded step
         return 4 * (num_tokens * per_token + 2 * num_sequences * shape.vocab_size)
     step = 2 * num_tokens * _width(shape, profile.tp)
     step += _widened_bytes(shape, profile)

@@ -13,7 +13,7 @@ from nimlite.models.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """The sizes of a decoder-only model."""
+    """The sizes of a decoder, and of what reads its prompts where that is an encoder."""
 
     architecture: str
     """Hugging Face's class name, such as LlamaForCausalLM."""
@@ -36,6 +36,9 @@ class ModelShape:
     num_windowed_layers: NonNegativeInt = 0
     causal: bool = True
     """False: texts are computed whole, and no keys and values are kept."""
+    num_encoder_layers: NonNegativeInt = 0
+    """Of an encoder, in the decoder's sizes. Each of the decoder's layers then has a second
+    attention, whose keys and values are the prompt's."""
     learned_positions: bool = False
     """A vector for each position, instead of a rotation."""
     checkpoint_parameters: PositiveInt | None = None
@@ -61,6 +64,7 @@ class ModelShape:
             # shared experts and layers without any stand in no field
             checkpoint_parameters=spec.num_parameters if spec.moe else None,
             causal=spec.causal,
+            num_encoder_layers=spec.encoder.num_layers if spec.encoder else 0,
             learned_positions=spec.learned_positions,
             sliding_window=max(spec.windows, default=0) or None,
             num_windowed_layers=sum(window > 0 for window in spec.windows),
@@ -85,8 +89,14 @@ class ModelShape:
     def layer_parameters(self) -> int:
         """Matrices of all layers: what is held in the profile's precision."""
         router = self.hidden_size * self.num_experts if self.num_experts > 1 else 0
-        layer = self.attention_parameters + self.num_experts * self.mlp_parameters + router
-        return self.num_layers * layer
+        attentions = self.attention_parameters * (2 if self.num_encoder_layers else 1)
+        layer = attentions + self.num_experts * self.mlp_parameters + router
+        return self.num_layers * layer + self.encoder_parameters
+
+    @property
+    def encoder_parameters(self) -> int:
+        """Of these, those that only a prompt is multiplied with."""
+        return self.num_encoder_layers * (self.attention_parameters + self.mlp_parameters)
 
     @property
     def head_parameters(self) -> int:
@@ -97,13 +107,16 @@ class ModelShape:
         """Of the tables that no product reads whole: tokens, unless the head is the same table,
         and positions."""
         tokens = 0 if self.tie_embeddings else self.head_parameters
-        return tokens + (self.max_positions * self.hidden_size if self.learned_positions else 0)
+        tables = (2 if self.num_encoder_layers else 1) if self.learned_positions else 0
+        return tokens + tables * self.max_positions * self.hidden_size
 
     @property
     def vector_parameters(self) -> int:
         """Norms and biases, as many as any family has: an upper bound, small beside the rest."""
         mlp = (2 * self.intermediate_size + self.hidden_size) * self.num_experts
-        return self.num_layers * (self.qkv_size + mlp + 5 * self.hidden_size) + self.hidden_size
+        stacks = 2 if self.num_encoder_layers else 1
+        layers = stacks * self.num_layers + self.num_encoder_layers
+        return layers * (self.qkv_size + mlp + 5 * self.hidden_size) + stacks * self.hidden_size
 
     @property
     def num_parameters(self) -> int:
@@ -123,8 +136,9 @@ class ModelShape:
         return self.layer_parameters - idle + self.head_parameters
 
     def kv_elements(self, num_tokens: int) -> int:
-        """Keys and values of `num_tokens`, over all layers: what a prompt needs to be admitted. A
-        layer with a window keeps as many, for all layers share their block tables; where every
-        layer has one, a sequence gives its oldest blocks back as it goes on."""
-        layers = self.num_layers if self.causal else 1
+        """Keys and values of `num_tokens`, over all layers: what a prompt needs to be admitted, and
+        with an encoder an answer as long, too. A layer with a window keeps as many, for all layers
+        share their block tables; where every layer has one, a sequence gives its oldest blocks back
+        as it goes on."""
+        layers = (2 if self.num_encoder_layers else 1) * (self.num_layers if self.causal else 1)
         return 2 * layers * num_tokens * self.num_kv_heads * self.head_dim

@@ -36,6 +36,8 @@ class Support:
                 f"Keys and values of {profile.name} can't be held in {profile.kv_precision}, only "
                 f"in {' or '.join(allowed)}."
             )
+        if manifest.shape.num_encoder_layers and profile.num_gpus > 1:
+            return "This version can't split a model with an encoder over several GPUs yet."
         if profile.tp > self.max_tp or profile.pp > self.max_pp:
             return (
                 f"This version can't split a model tp={profile.tp}, pp={profile.pp} yet, only "

@@ -103,19 +103,24 @@ async def encode_prompts(body: CompletionRequest, model: ServedModel) -> tuple[P
     if not prompts or not all(prompt.token_ids for prompt in prompts):
         raise RequestError("'prompt' must have at least one token.", param="prompt")
     for prompt in prompts:
-        check_context(len(prompt.token_ids), _max_tokens(body), model.max_model_len, param="prompt")
+        _check_length(prompt.token_ids, body, model)
     return tuple(prompts)
 
 
 def _prompt_of_ids(token_ids: list[int], body: CompletionRequest, model: ServedModel) -> Prompt:
     # The length comes first: a body may hold millions of ids.
-    check_context(len(token_ids), _max_tokens(body), model.max_model_len, param="prompt")
+    _check_length(token_ids, body, model)
     check_token_ids(token_ids, model.vocab_size, param="prompt")
     text = ""
     if body.echo:
         skips = body.skip_special_tokens is not False
         text = model.tokenizer.token_bytes.decode(token_ids, skip_special_tokens=skips)
     return Prompt(token_ids=tuple(token_ids), text=text)
+
+
+def _check_length(token_ids: Sequence[int], body: CompletionRequest, model: ServedModel) -> None:
+    if model.shares_context:  # else the engine's limits know
+        check_context(len(token_ids), _max_tokens(body), model.max_model_len, param="prompt")
 
 
 def _max_tokens(body: CompletionRequest) -> int:

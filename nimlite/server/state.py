@@ -52,6 +52,8 @@ class ServedModel:
     tokenizer: Tokenizer
     max_model_len: int
     """Prompt and output tokens of one request together; never more than the KV pool holds."""
+    shares_context: bool = True
+    """False where an encoder reads the prompt: it and the output have a context each."""
     vocab_size: int
     """Rows of the embedding: token ids from a client must be below it."""
     max_num_seqs: int

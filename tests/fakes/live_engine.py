@@ -42,6 +42,7 @@ class HostServer(LiveServer):
                 engine=self.client,
                 tokenizer=self._tokenizer,
                 max_model_len=self._host.limits.max_model_len,
+                shares_context=not self._host.limits.num_decoder_prompt,
                 vocab_size=self._vocab_size,
                 max_num_seqs=64,
                 embedding=self._embedding or EmbeddingSpec(),
