@@ -45,4 +45,4 @@ def published_recipe(
         is_a_share = whole.values_NC.shape != weight_NC.shape
         return None if is_a_share else whole.to(weight_NC.device)
 
-    return Recipe(quantizer=keep)
+    return Recipe(quantizer=keep, rounds_experts=True)

@@ -10,6 +10,9 @@ from nimlite.quant.rounded import RoundedMatrix
 Quantizer = Callable[[str, torch.Tensor], RoundedMatrix | None]
 """An engine tensor's name and its weight in fp32, smoothed, to what it is rounded to; None: as the
 device's format does. Several threads may call it."""
+_EXPERTS = ("experts_up", "experts_down")
+_CHOOSERS = ("router", "shared_gate")
+"""They are small, and a rounded one chooses other experts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +25,9 @@ class Recipe:
     """None: the device's format rounds as it does."""
     kept: frozenset[str] = frozenset()
     """Engine tensors that are held as the vocabulary is, in 16 bits."""
+    rounds_experts: bool = False
+    """Else the device's format rounds them, to nearest: of texts that fit into a calibration many
+    an expert sees too few tokens to be measured by."""
 
     @property
     def folded_norms(self) -> int:
@@ -36,7 +42,10 @@ class Recipe:
 
     def rounded(self, name: str, weight_NC: torch.Tensor) -> RoundedMatrix | None:
         """The engine tensor `name`, rounded; None where that is left to the device's format."""
-        if self.quantizer is None or not name.startswith("layers.") or name in self.kept:
+        kind = name.rpartition(".")[2]
+        is_left = kind in _CHOOSERS or (kind in _EXPERTS and not self.rounds_experts)
+        is_left = is_left or name in self.kept
+        if self.quantizer is None or not name.startswith("layers.") or is_left:
             return None
         return self.quantizer(name, weight_NC.float())
 

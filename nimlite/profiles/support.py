@@ -14,8 +14,6 @@ class Support:
     architectures: Collection[str]
     precisions: Mapping[Device, Collection[Precision]]
     """How the weights can be held on each device."""
-    of_experts: Mapping[Device, Collection[Precision]]
-    """How those of a model with experts can."""
     max_tp: int
     max_pp: int
 
@@ -27,10 +25,6 @@ class Support:
         if profile.precision not in self.precisions[profile.device]:
             where = {Device.CPU: "the CPU", Device.GPU: "a GPU"}[profile.device]
             return f"This version can't compute {profile.precision} on {where} yet, only {can}."
-        of_experts = self.of_experts[profile.device]
-        if manifest.shape.num_experts > 1 and profile.precision not in of_experts:
-            can = " or ".join(of_experts)
-            return f"This version can't hold experts in {profile.precision} yet, only in {can}."
         if profile.kv_precision not in (allowed := kv_precisions(profile)):
             return (
                 f"Keys and values of {profile.name} can't be held in {profile.kv_precision}, only "
@@ -77,10 +71,6 @@ THIS_VERSION = Support(
             Precision.INT4_AWQ,
             Precision.INT4_GPTQ,
         ),
-    },
-    of_experts={
-        Device.CPU: (Precision.FP32, Precision.BF16, Precision.INT8, Precision.INT4),
-        Device.GPU: (Precision.BF16, Precision.FP16),
     },
     max_tp=1,
     max_pp=1,

@@ -27,7 +27,6 @@ EVERYTHING = replace(
     THIS_VERSION,
     architectures=tuple(sorted({m.shape.architecture for m in MANIFESTS})),
     precisions=dict.fromkeys(Device, tuple(Precision)),
-    of_experts=dict.fromkeys(Device, tuple(Precision)),
     max_tp=8,
     max_pp=8,
 )
