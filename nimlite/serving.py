@@ -83,7 +83,7 @@ class _Service:
     async def _load(self) -> ServedModel:
         host, facts, tokenizer = await in_daemon(self._prepare)
         self._client = EngineClient(Supervisor(host, self._restart))
-        self._announce()
+        self._announce(generates=facts.embedding is None)
         self._state.plan = plan_status(self._plan.machine, self._plan.selection)
         manifest, chosen = self._plan.selection.manifest, self._plan.selection.chosen
         return ServedModel(
@@ -121,7 +121,7 @@ class _Service:
         host, _ = host_engine(self._plan, self._store, self._state.startup)
         return host
 
-    def _announce(self) -> None:
+    def _announce(self, *, generates: bool) -> None:
         settings = self._plan.settings
         wildcard = settings.server_host in ("0.0.0.0", "::")
         host = "localhost" if wildcard else settings.server_host
@@ -140,5 +140,6 @@ class _Service:
             url=url,
             num_threads=self._plan.num_threads,
             seconds=seconds,
+            generates=generates,
         )
         self._console.print(panel, highlight=False)

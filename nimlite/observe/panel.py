@@ -17,8 +17,10 @@ def ready_panel(
     url: str,
     num_threads: int,
     seconds: float,
+    generates: bool = True,
 ) -> Panel:
-    """`name`: as clients ask for it; `seconds`: from the command to ready."""
+    """`name`: as clients ask for it; `seconds`: from the command to ready; `generates`: it is not
+    for embeddings alone."""
     profile, memory = candidate.serving, candidate.memory
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold")
@@ -37,7 +39,7 @@ def ready_panel(
     )
     rows.add_row("URL", f"{url}/v1")
     return Panel(
-        Group(rows, "", _curl(url, name)),
+        Group(rows, "", _curl(url, name, generates)),
         # No sides, so that the command can be copied off the screen.
         box=box.HORIZONTALS,
         title=f"nimlite is ready after {seconds:.1f} s",
@@ -46,8 +48,12 @@ def ready_panel(
     )
 
 
-def _curl(url: str, name: str) -> str:
+def _curl(url: str, name: str, generates: bool) -> str:
     """Broken only inside the quotes, where the panel's padding does no harm to who copies it."""
+    if not generates:
+        return (
+            f"""curl {url}/v1/embeddings --json '{{\n  "model": "{name}", "input": "A text."}}'"""
+        )
     return (
         f"curl {url}/v1/chat/completions --json '{{\n"
         f'  "model": "{name}",\n'

@@ -14,6 +14,7 @@ from transformers import (
     AutoModel,
     BertConfig,
     MistralConfig,
+    MPNetConfig,
     PreTrainedConfig,
     Qwen3Config,
     RobertaConfig,
@@ -81,6 +82,7 @@ ENCODERS: dict[str, PreTrainedConfig] = {
     "XLMRobertaModel": XLMRobertaConfig(
         **ENCODER, max_position_embeddings=258, type_vocab_size=1, hidden_act="gelu_new"
     ),
+    "MPNetModel": MPNetConfig(**ENCODER, max_position_embeddings=258),
 }
 
 

@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from nimlite.observe.panel import ready_panel
@@ -12,7 +13,8 @@ from nimlite.profiles.selection import select
 from nimlite.settings import read_settings
 
 
-def test_the_panel_tells_all_and_its_command_can_be_copied() -> None:
+@pytest.mark.parametrize(("generates", "path"), [(True, "chat/completions"), (False, "embeddings")])
+def test_the_panel_tells_all_and_its_command_can_be_copied(generates: bool, path: str) -> None:
     manifest = load_manifest(profiles_directory() / "smollm2-135m.yaml")
     selection = select(manifest, probe(Path()), read_settings({}))
     screen = io.StringIO()
@@ -23,6 +25,7 @@ def test_the_panel_tells_all_and_its_command_can_be_copied() -> None:
         url="http://localhost:8000",
         num_threads=1,
         seconds=1.25,
+        generates=generates,
     )
     Console(file=screen, width=80).print(panel)
     shown = screen.getvalue()
@@ -30,6 +33,6 @@ def test_the_panel_tells_all_and_its_command_can_be_copied() -> None:
     for part in (manifest.license, selection.chosen.profile.name, "weights 0.09 GiB", "8192"):
         assert part in shown
     command = shown[shown.index("curl") :]
-    assert "http://localhost:8000/v1/chat/completions --json '{" in command
+    assert f"http://localhost:8000/v1/{path} --json '{{" in command
     assert command.count("'") == 2
     assert "│" not in command

@@ -4,6 +4,7 @@ Every token sees the whole text. Norms stand behind what is added, and positions
 tokens of a text have the first token type.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from nimlite.models.config import Config, activation, unsupported
@@ -60,8 +61,13 @@ def spec(config: Config) -> ModelSpec:
 
 def weights(spec: ModelSpec) -> Sources:
     base = "bert" if spec.architecture.startswith("Bert") else "roberta"
+    return encoder_weights(spec, base)
+
+
+def encoder_weights(spec: ModelSpec, base: str, **names: Any) -> Sources:
+    """`base`: of the checkpoint's modules. `names`: of those that BERT calls otherwise."""
     embeddings = f"{base}.embeddings"
-    names = WeightNames(
+    bert = WeightNames(
         embedding_norm=f"{embeddings}.LayerNorm",
         positions=f"{embeddings}.position_embeddings",
         skipped_positions=_skipped(spec.architecture),
@@ -73,18 +79,20 @@ def weights(spec: ModelSpec) -> Sources:
         down="output.dense",
         mlp_out_norm="output.LayerNorm",
     )
-    types = Stored(
-        name=f"{embeddings}.token_type_embeddings.weight",
-        shape=(spec.token_types, spec.hidden_size),
-    )
     words = Stored(
         name=f"{embeddings}.word_embeddings.weight", shape=(spec.vocab_size, spec.hidden_size)
     )
-    return {
+    sources = {
         "embedding": WeightSource(tensors=(words,), shard="rows"),
-        "token_types": WeightSource(tensors=(types,), quantize=False),
-        **stack_weights(spec, names),
+        **stack_weights(spec, replace(bert, **names)),
     }
+    if spec.token_types:
+        types = Stored(
+            name=f"{embeddings}.token_type_embeddings.weight",
+            shape=(spec.token_types, spec.hidden_size),
+        )
+        sources["token_types"] = WeightSource(tensors=(types,), quantize=False)
+    return sources
 
 
 def _skipped(architecture: str) -> int:
