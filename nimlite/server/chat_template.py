@@ -40,11 +40,11 @@ class ChatTemplate:
     @classmethod
     def load(cls, directory: Path) -> "ChatTemplate | None":
         """From a tokenizer's files; None where they hold none. Raises ModelError."""
-        config = _json(directory / "tokenizer_config.json")
+        config = json_of(directory / "tokenizer_config.json")
         sources = _sources(directory, config)
         if "default" not in sources:
             return None
-        named = {**_json(directory / "special_tokens_map.json"), **config}
+        named = {**json_of(directory / "special_tokens_map.json"), **config}
         texts = {name: _text(named[name]) for name in _SPECIAL if named.get(name)}
         return cls(sources["default"], texts, tool_source=sources.get("tool_use"))
 
@@ -91,7 +91,7 @@ def _sources(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
     file = directory / "chat_template.jinja"
     if file.is_file():
         return {"default": file.read_text(encoding="utf-8")}
-    found = _json(directory / "chat_template.json").get("chat_template")
+    found = json_of(directory / "chat_template.json").get("chat_template")
     found = found or config.get("chat_template")
     if isinstance(found, list):
         return {entry["name"]: entry["template"] for entry in found}
@@ -102,7 +102,7 @@ def _text(token: str | Mapping[str, Any]) -> str:
     return token if isinstance(token, str) else str(token["content"])
 
 
-def _json(file: Path) -> dict[str, Any]:
+def json_of(file: Path) -> dict[str, Any]:
     """Empty where there is no such file."""
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ import tokenizers
 from jinja2 import TemplateError
 
 from nimlite.errors import ContextLengthError, ModelError, RequestError
-from nimlite.server.chat_template import ChatTemplate
+from nimlite.server.chat_template import ChatTemplate, json_of
 from nimlite.server.conversation import Conversation, RenderedPrompt
 from nimlite.server.dialect import Dialect
 from nimlite.server.token_bytes import TokenBytes
@@ -36,8 +36,10 @@ class Tokenizer:
         *,
         tool_parser: str | None = None,
         reasoning_parser: str | None = None,
+        appended: str | None = None,
     ) -> None:
-        """The names of parsers override what the template says of the model's dialect."""
+        """The names of parsers override what the template says of the model's dialect. `appended`:
+        a special token behind every text that gets special tokens."""
         self._template = template
         self.dialect = Dialect.of(
             "\n".join(template.sources) if template else "",
@@ -47,6 +49,7 @@ class Tokenizer:
         self._backend = backend
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._appended = None if appended is None else self._backend.token_to_id(appended)
         self.token_bytes = TokenBytes(self._backend)
         # No token stands for more characters than its own name has.
         self._longest_token = max(map(len, self._backend.get_vocab()))
@@ -73,8 +76,13 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises nothing narrower
             raise ModelError(f"{directory} holds no tokenizer that can be read: {error}") from error
-        template = ChatTemplate.load(directory)
-        return cls(backend, template, tool_parser=tool_parser, reasoning_parser=reasoning_parser)
+        return cls(
+            backend,
+            ChatTemplate.load(directory),
+            tool_parser=tool_parser,
+            reasoning_parser=reasoning_parser,
+            appended=_appended(directory),
+        )
 
     async def encode(
         self,
@@ -112,7 +120,11 @@ class Tokenizer:
         encodings = self._backend.encode_batch_fast(
             list(texts), add_special_tokens=add_special_tokens
         )
-        return [tuple(encoding.ids) for encoding in encodings]
+        token_ids = [tuple(encoding.ids) for encoding in encodings]
+        if self._appended is None or not add_special_tokens:
+            return token_ids
+        end = self._appended
+        return [ids if ids[-1:] == (end,) else (*ids, end) for ids in token_ids]
 
     def _encode_chat(self, conversation: Conversation, max_tokens: int) -> RenderedPrompt:
         text = self._render(conversation)
@@ -141,6 +153,13 @@ class Tokenizer:
                 f"{len(text)} characters has at least {least}.",
                 param=param,
             )
+
+
+def _appended(directory: Path) -> str | None:
+    """What transformers appends although tokenizer.json does not say so, as e5-mistral asks for."""
+    config = json_of(directory / "tokenizer_config.json")
+    token = config.get("eos_token") if config.get("add_eos_token") else None
+    return token["content"] if isinstance(token, dict) else token
 
 
 async def _run(num_chars: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,9 +1,17 @@
 """/tokenize, /detokenize and …/render agree with what the engine is given."""
 
+import asyncio
+import json
+from pathlib import Path
+
 import httpx
 import openai
 import pytest
 from fakes.scripted_engine import ScriptedEngine
+from fakes.tiny_model import EOS_ID
+from fakes.tiny_tokenizer import save_tokenizer
+
+from nimlite.server.tokenizer import Tokenizer
 
 ASK = [{"role": "user", "content": "Grüße, 2+2?"}]
 
@@ -64,3 +72,14 @@ def test_mistakes(http: httpx.Client, path: str, body: dict[str, object], senten
     response = http.post(path, json=body)
     assert response.status_code in (400, 404)
     assert sentence in response.json()["error"]["message"]
+
+
+def test_the_end_that_transformers_appends(tmp_path: Path) -> None:
+    save_tokenizer(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"add_eos_token": True}))
+    tokenizer = Tokenizer.load(tmp_path)
+    [ids, ended] = asyncio.run(tokenizer.encode(["Hello", "Hello<|end|>"], max_tokens=9))
+    assert (ids[0], ids[-1]) == (0, EOS_ID)
+    assert ended == ids
+    assert tokenizer.encode_part("Hello") == ids[1:-1]
