@@ -61,9 +61,11 @@ def host_engine(plan: Plan, store: Store, progress: Progress) -> tuple[EngineHos
 
 
 def _has_process(plan: Plan) -> bool:
-    """Where the settings leave it open: a step on the CPU leaves the interpreter to others while it
-    computes, and a process more would cost memory; a step on a GPU is so short that every moment
-    without the interpreter shows."""
+    """One of several ranks has one, and ends with any other. Where the settings leave it open: a
+    step on the CPU leaves the interpreter to others while it computes, and a process more would
+    cost memory; a step on a GPU is so short that every moment without the interpreter shows."""
+    if plan.selection.chosen.profile.tp * plan.selection.chosen.profile.pp > 1:
+        return True
     if plan.settings.engine_process is not None:
         return plan.settings.engine_process
     return plan.selection.chosen.profile.device is Device.GPU

@@ -21,6 +21,7 @@ from nimlite.observe.progress import Progress
 from nimlite.probe import Machine
 from nimlite.probe.machine import Gpu
 from nimlite.profiles.manifest import Device, Manifest
+from nimlite.profiles.ranks import with_ranks
 from nimlite.profiles.selection import Selection, next_precision, select
 from nimlite.settings import Settings
 from nimlite.settings.values import DenseBackend
@@ -65,6 +66,8 @@ def make_plan(manifest: Manifest, machine: Machine, settings: Settings) -> Plan:
                 f"{settings.named('precision')} is not what {made} holds: its weights are"
                 f" {profile.precision}. Give the model itself for another precision."
             )
+    if not is_made(made):
+        manifest = with_ranks(manifest, settings, has_gpus=bool(machine.gpus))
     return Plan(settings=settings, machine=machine, selection=select(manifest, machine, settings))
 
 

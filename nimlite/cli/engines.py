@@ -163,6 +163,7 @@ def run(
 
     params = SamplingParams(temperature=temperature, max_tokens=max_tokens)
     answers = engine.generate(prompt, params)
+    engine.close()
     data = [{"prompt": p, **dataclasses.asdict(a)} for p, a in zip(prompt, answers, strict=True)]
     session.write(data, "\n".join(escape(a.text) for a in answers), as_json=as_json)
 

@@ -63,7 +63,7 @@ class CpuPart:
 
     def launch(self, *, serves: bool) -> Team:
         """The other ranks. Else than `serves`, they have no pool and know no steps."""
-        recipe = partial(_follower, self, serves)
+        recipe = partial(follower, self, serves)
         return Team.launch(recipe, tp=self.profile.tp, pp=self.profile.pp)
 
 
@@ -99,7 +99,8 @@ class _CpuFollower:
         self.runner.follow(rest)
 
 
-def _follower(part: CpuPart, serves: bool, ranks: ProcessRanks) -> Follower:
+def follower(part: CpuPart, serves: bool, ranks: ProcessRanks) -> Follower:
+    """Another rank's part."""
     kernels, decoder = part.kernels(ranks), part.decoder(ranks.rank)
     forward = FollowedForward(decoder, kernels, ranks.device)
     if not serves:

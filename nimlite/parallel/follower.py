@@ -19,7 +19,7 @@ from nimlite.errors import EngineError, NimliteError
 from nimlite.parallel.process_ranks import ProcessRanks
 from nimlite.parallel.team import FRAME, Enlist
 
-_BEAT_S = 1.0
+_BEAT_S = 0.5
 _log = logging.getLogger(__name__)
 
 

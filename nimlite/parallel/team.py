@@ -64,9 +64,12 @@ class _Member:
 class Team:
     """All ranks, from rank 0. Closed, or with its process, the others end."""
 
-    def __init__(self, members: Sequence[_Member], ranks: ProcessRanks) -> None:
+    def __init__(
+        self, members: Sequence[_Member], ranks: ProcessRanks, silence_s: float = _SILENCE_S
+    ) -> None:
         self.ranks = ranks
         self._members = members
+        self._silence_s = silence_s
         self._lost = threading.Event()
         self._is_closed = False
         self.fault = ""
@@ -80,10 +83,17 @@ class Team:
 
     @classmethod
     def launch(
-        cls, recipe: FollowerRecipe, *, tp: int, pp: int, devices: Sequence[int] = ()
+        cls,
+        recipe: FollowerRecipe,
+        *,
+        tp: int,
+        pp: int,
+        devices: Sequence[int] = (),
+        silence_s: float = _SILENCE_S,
     ) -> "Team":
         """Start tp * pp - 1 processes and meet them. Whoever calls must make its own part then, as
-        `recipe` makes theirs, for they may meet over it."""
+        `recipe` makes theirs, for they may meet over it. A rank that is silent for `silence_s`
+        seconds is taken for hung."""
         size = tp * pp
         store = open_store(size)
         meeting = Meeting(port=store.port, tp=tp, pp=pp, devices=tuple(devices))
@@ -96,7 +106,7 @@ class Team:
                     member = _Member(rank, _spawn(theirs.fileno()), ours)
                 members.append(member)
                 ours.sendall(encode(Enlist(recipe, meeting, rank, levels)))
-            return cls(members, ProcessRanks(meeting, 0, store))
+            return cls(members, ProcessRanks(meeting, 0, store), silence_s)
         except BaseException:
             for member in members:
                 _end(member)
@@ -154,10 +164,10 @@ class Team:
         self._lose(_last_words(member))
 
     def _watch(self) -> None:
-        while not self._lost.wait(1.0) and not self._is_closed:
+        while not self._lost.wait(0.5) and not self._is_closed:
             for member in self._members:
-                if time.monotonic() - member.heard_at > _SILENCE_S:
-                    self._lose(f"Rank {member.rank} did not answer for {_SILENCE_S:g} s.")
+                if time.monotonic() - member.heard_at > self._silence_s:
+                    self._lose(f"Rank {member.rank} did not answer for {self._silence_s:g} s.")
 
     def _lose(self, fault: str) -> None:
         if self._is_closed or self._lost.is_set():

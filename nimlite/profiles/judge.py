@@ -134,7 +134,7 @@ def _free_bytes(profile: Profile, machine: Machine, gpus: tuple[Gpu, ...]) -> in
     """Free memory of each device that the profile takes. Where the GPU has none of its own, the
     host's counts: its page cache is not lost to it."""
     if profile.device is Device.CPU:
-        return machine.memory.available_bytes
+        return machine.memory.available_bytes // (profile.tp * profile.pp)
     host = machine.memory.available_bytes
     return min((host if gpu.unified_memory else gpu.free_bytes for gpu in gpus), default=0)
 

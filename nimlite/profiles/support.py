@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from nimlite.layers.shard import refusal
 from nimlite.models.registry import FAMILIES
 from nimlite.profiles.manifest import Device, Manifest, Precision, Profile
 
@@ -15,6 +16,7 @@ class Support:
     precisions: Mapping[Device, Collection[Precision]]
     """How the weights can be held on each device."""
     max_tp: int
+    """On GPUs, as `max_pp`."""
     max_pp: int
 
     def reason(self, manifest: Manifest, profile: Profile) -> str | None:
@@ -30,14 +32,17 @@ class Support:
                 f"Keys and values of {profile.name} can't be held in {profile.kv_precision}, only "
                 f"in {' or '.join(allowed)}."
             )
-        if manifest.shape.num_encoder_layers and profile.num_gpus > 1:
+        if manifest.shape.num_encoder_layers and profile.tp * profile.pp > 1:
             return "This version can't split a model with an encoder over several GPUs yet."
-        if profile.tp > self.max_tp or profile.pp > self.max_pp:
+        on_gpus = profile.device is Device.GPU
+        if on_gpus and (profile.tp > self.max_tp or profile.pp > self.max_pp):
             return (
                 f"This version can't split a model tp={profile.tp}, pp={profile.pp} yet, only "
                 f"up to tp={self.max_tp}, pp={self.max_pp}."
             )
-        return None
+        shape = manifest.shape
+        heads, inner = (shape.num_heads, shape.num_kv_heads), shape.intermediate_size
+        return refusal(*heads, inner, shape.num_layers, tp=profile.tp, pp=profile.pp)
 
 
 def kv_precisions(profile: Profile) -> tuple[Precision, ...]:
