@@ -38,7 +38,7 @@ class Drafting:
         assert self._speculator is not None
         num_tokens, table = len(sequence.token_ids), sequence.block_table
         room = min(room, sequence.max_num_tokens - num_tokens - 1)
-        if room <= 0:
+        if room <= 0 or sequence.beams is not None:
             return ()
         drafts = self._speculator.draft(sequence, num_running, num_rows, room)
         block_size = self._pool.block_size

@@ -17,6 +17,7 @@ import torch
 from tokenizers import Tokenizer
 
 from nimlite.build.engine_dir import EngineDirectory, open_engine
+from nimlite.engine.beam_group import check_vocabulary
 from nimlite.engine.block_pool import BlockPool
 from nimlite.engine.buffer_sizes import LOGIT_ROWS, batch_limits, kv_layout
 from nimlite.engine.grammar import GrammarCompiler
@@ -33,7 +34,8 @@ from nimlite.engine.request import (
 )
 from nimlite.engine.runner import Runner, Team
 from nimlite.engine.sampler import HostSampler, Sampler
-from nimlite.engine.scheduler import Scheduler, SchedulerConfig
+from nimlite.engine.scheduler import Scheduler
+from nimlite.engine.scheduler_config import SchedulerConfig
 from nimlite.engine.speculation import Speculation, Speculator
 from nimlite.engine.token_masks import TokenMasks
 from nimlite.errors import EngineError, RequestError, SettingError
@@ -102,6 +104,7 @@ class Engine:
         self.profile = profile
         self.grammars = GrammarCompiler(tokenizer, spec.vocab_size, eos_token_ids)
         self._tokenizer = tokenizer
+        self._eos_token_ids = frozenset(eos_token_ids)
         decoder = Decoder.load(spec, weights, layout, shard, profile.max_model_len)
         model = dense(decoder) if dense else decoder
         masks = TokenMasks(self.grammars)
@@ -130,7 +133,7 @@ class Engine:
                 max_model_len=profile.max_model_len,
                 window=spec.widest_window,
                 max_logit_rows=LOGIT_ROWS,
-                eos_token_ids=frozenset(eos_token_ids),
+                eos_token_ids=self._eos_token_ids,
                 num_stages=shard.stages,
                 whole_texts=not spec.causal,
                 decoder_prompt=spec.decoder_prompt,
@@ -220,6 +223,8 @@ class Engine:
             )
         if request.grammar is not None:
             self.grammars.check(request.grammar)
+        if request.beam_search is not None:
+            check_vocabulary(request, self._eos_token_ids, self.spec.vocab_size)
         if request.params.seed is None:
             params = dataclasses.replace(request.params, seed=secrets.randbits(63))
             request = dataclasses.replace(request, params=params)

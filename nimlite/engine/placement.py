@@ -16,6 +16,29 @@ class Placement:
         self._cache = cache
         self._window = window
         self._encoder_inputs = EncoderInputs(pool, cache)
+        self.num_prompt_tokens = 0
+        """Of the sequences that started."""
+        self.num_prefix_hits = 0
+        """Of these, computed before."""
+
+    def start(
+        self, sequence: Sequence, num_running: int, reading: Reading
+    ) -> list[BlockCopy] | None:
+        """Let a sequence run, with what must be copied before it goes on. None where it does not
+        fit."""
+        if not self.fits(sequence, num_running) or not self.can_read(sequence, reading):
+            return None
+        num_computed, num_cached, copies = self.place(sequence, reading)
+        if sequence.status is SequenceStatus.WAITING:
+            num_prompt = len(sequence.request.prompt_token_ids)
+            sequence.num_cached_tokens = num_cached
+            self.num_prompt_tokens += num_prompt
+            self.num_prefix_hits += num_cached
+            sequence.account.charge(num_prompt - num_cached)
+        sequence.num_computed_tokens = num_computed
+        sequence.source = None
+        sequence.status = SequenceStatus.RUNNING
+        return copies
 
     def fits(self, sequence: Sequence, num_running: int) -> bool:
         """Whether all its tokens have room, with one block to spare for each running sequence to
@@ -66,6 +89,15 @@ class Placement:
         self._pool.release(sequence.held_blocks)
         self._encoder_inputs.release(sequence)
         sequence.block_table, sequence.num_slid = [], 0
+
+    def check(self, sequence: Sequence) -> None:
+        """Assert that it holds what it reads, and that what it will write to is its own."""
+        num_computed, size = sequence.num_computed_tokens, self._pool.block_size
+        seen = slid_blocks(num_computed, self._window, size)
+        assert sequence.num_slid <= seen, f"{sequence} gave a block back that it reads"
+        for block in sequence.block_table[num_computed // size :]:
+            assert self._pool.ref_counts[block] == 1, f"{sequence} writes to a shared block"
+            assert block not in self._cache, f"{sequence} writes to a registered block"
 
     def _find_computed(self, sequence: Sequence) -> tuple[Match, int]:
         """Full blocks that hold the sequence's first tokens already, and how many tokens are

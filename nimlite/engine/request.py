@@ -7,7 +7,7 @@ engine loop can be a thread or a child process without a change on either side.
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from nimlite.models.embedding import Pooling
 
@@ -95,6 +95,20 @@ class Grammar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BeamSearch:
+    """How to search for the answers that are likeliest as a whole."""
+
+    width: int
+    """Texts that are followed at once."""
+    length_penalty: float = 1.0
+    """Texts are compared by their log-probability over length to the power of it: 0 prefers short
+    ones, more than 1 long ones."""
+    early_stopping: bool | Literal["never"] = False
+    """True: end with the first `width` texts that have ended. False: where those that run would
+    have to become better to still win; "never": where they can't, however long they become."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One sequence to generate. `n` samples of one prompt are n requests with one `group`."""
 
@@ -113,6 +127,9 @@ class Request:
     """Prefix-cache blocks are shared only between requests of equal salt."""
     grammar: Grammar | None = None
     """The output ends where the grammar does, whatever `min_tokens` and `ignore_eos` say."""
+    beam_search: BeamSearch | None = None
+    """Requests of one group have one search: each gets one of its texts, the first one the best,
+    all at once at the end. Temperature, filters and penalties have no part in it."""
     num_speculative_tokens: int | None = None
     """Tokens that a step may draft for it at most; None: as the engine is set, 0: none."""
     num_written: int = 0

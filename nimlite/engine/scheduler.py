@@ -8,43 +8,23 @@ sampled, and what comes for an ended sequence is dropped. Steps run in the order
 """
 
 from bisect import insort
-from dataclasses import dataclass
 from operator import attrgetter
 
 from nimlite.engine.accounts import Accounts
+from nimlite.engine.beam_group import BeamGroup, BeamSearches, check_search
 from nimlite.engine.block_pool import BlockPool
 from nimlite.engine.drafting import Drafting
 from nimlite.engine.encoder_input import Reading
 from nimlite.engine.limits import RequestLimits
 from nimlite.engine.placement import Placement
 from nimlite.engine.plan import SampledToken, ScheduledChunk, StepOutput, StepPlan
-from nimlite.engine.prefix_cache import PrefixCache, slid_blocks
+from nimlite.engine.prefix_cache import PrefixCache
 from nimlite.engine.request import Delta, EngineStats, FinishReason, Request
+from nimlite.engine.scheduler_config import SchedulerConfig
 from nimlite.engine.sequence import Sequence, SequenceStatus
 from nimlite.engine.speculation import Speculator
 from nimlite.engine.step import Step
 from nimlite.engine.waiting_queue import WaitingQueue
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchedulerConfig:
-    """The limits of one step and of one request."""
-
-    max_num_seqs: int
-    """Sequences that may run at once."""
-    max_num_tokens: int
-    """Tokens computed in one step, over all sequences."""
-    max_model_len: int
-    """Prompt and outputs of one request."""
-    window: int = 0
-    """Tokens that any layer sees, the newest included; 0: all."""
-    max_logit_rows: int = 1024
-    """Prompt positions whose logits one step may compute, for `prompt_logprobs`."""
-    eos_token_ids: frozenset[int] = frozenset()
-    num_stages: int = 1  # steps under way together, each with its share of the sequences
-    whole_texts: bool = False  # a text is computed in one step, or waits for the next
-    decoder_prompt: tuple[int, ...] = ()
-    """Where an encoder reads the prompts, whole: what a sequence's own text begins with."""
 
 
 class Scheduler:
@@ -75,11 +55,10 @@ class Scheduler:
         self._running: list[Sequence] = []  # by rank
         self._waiting = WaitingQueue()
         self._accounts = Accounts()
+        self._searches = BeamSearches()
         self._num_arrivals = 0
         self._num_steps = 0
         self._num_preemptions = 0
-        self._num_prefix_hits = 0
-        self._num_prompt_tokens = 0
         self._num_generated_tokens = 0
 
     @property
@@ -103,22 +82,36 @@ class Scheduler:
         assert request.id not in self._sequences, f"request {request.id!r} is already here"
         assert request.prompt_token_ids, "a prompt has at least one token"
         self.limits.check(request)
-        sequence = Sequence(
+        if request.beam_search is not None:
+            if self._searches.join(request):
+                return
+            check_search(request, self.limits, self.config)
+            group = self._searches.open(request, self.config.eos_token_ids)
+            sequence = self._new_sequence(group.request_of(0))
+            group.begin(sequence)
+        else:
+            sequence = self._new_sequence(request)
+        self._num_arrivals += 1
+        self._waiting.add(sequence)
+
+    def _new_sequence(self, request: Request) -> Sequence:
+        sequence = self._sequences[request.id] = Sequence(
             request,
             arrival=self._num_arrivals,
             eos_token_ids=self.config.eos_token_ids,
             account=self._accounts.join(request.client, request.weight),
             decoder_prompt=self.config.decoder_prompt,
         )
-        self._num_arrivals += 1
-        self._sequences[request.id] = sequence
-        self._waiting.add(sequence)
+        return sequence
 
     def abort(self, request_id: str) -> None:
         """Drop a request; its blocks are free at once. An id that has ended already is ignored."""
-        if sequence := self._sequences.get(request_id):
+        if group := self._searches.leave(request_id):
+            if group.is_deserted:
+                self._finish(*group.sequences)
+        elif sequence := self._sequences.get(request_id):
             self._finish(sequence)
-            self._drop_finished()
+        self._drop_finished()
 
     def awaits_tokens(self) -> bool:
         """Whether guesses can only be made once the step in flight has been taken in, and are worth
@@ -131,6 +124,8 @@ class Scheduler:
         self._make_room()
         budget = self.config.max_num_tokens
         step = Step(budget, self.config.max_logit_rows, Reading(budget))
+        for group in self._searches.chosen():
+            self._go_on(group)
         for sequence in self._schedule_decodes(step):
             if sequence.status is SequenceStatus.RUNNING:
                 self._schedule_prefill(sequence, step)
@@ -138,6 +133,7 @@ class Scheduler:
         if not step.chunks:
             return None
         self._num_steps += 1
+        step.copies += self._searches.take_copies()
         return step.plan(self._num_steps, budget - step.budget)
 
     def update(self, plan: StepPlan, output: StepOutput) -> list[Delta]:
@@ -157,17 +153,18 @@ class Scheduler:
                 known = len(sequence.prompt_logprobs) - chunk.start
                 assert known >= 0, f"prompt log-probabilities before {chunk.start} are missing"
                 sequence.prompt_logprobs.extend(logprobs[known:])
-            num_computed, delta = chunk.num_tokens, None
+            delta = None
             if chunk.samples:
                 assert sampled, f"no token was sampled for {sequence}"
                 delta = self._append(sequence, sampled)
-                if chunk.drafts:
-                    num_computed = max(1, len(delta.token_ids))
             elif sequence.pooling is not None:
                 delta = sequence.take_pooled(chunk, output.pooled.get(sequence))
             # Not the chunk's table any more: it was preempted, and the blocks may be another's.
             if sequence.block_table is chunk.block_table:
-                end = chunk.start + num_computed
+                end = chunk.start + chunk.num_tokens
+                if chunk.drafts:
+                    assert delta is not None
+                    end = chunk.start + max(1, len(delta.token_ids))
                 first, last = chunk.start // block_size, end // block_size
                 if first < last:
                     self._cache.register(sequence, first, last)
@@ -177,6 +174,9 @@ class Scheduler:
                 deltas.append(delta)
                 if delta.finish_reason:
                     self._finish(sequence)
+            elif sequence.beams is not None and sequence.beams.has_ended:
+                deltas += self._searches.results(sequence.beams)
+                self._finish(*sequence.beams.sequences)
         if any(delta.finish_reason for delta in deltas):
             self._drop_finished()
         return deltas
@@ -189,10 +189,10 @@ class Scheduler:
             num_blocks=self._pool.num_blocks,
             num_free_blocks=self._pool.num_free_blocks,
             num_preemptions=self._num_preemptions,
-            num_prefix_queries=self._num_prompt_tokens,
-            num_prefix_hits=self._num_prefix_hits,
+            num_prefix_queries=self._placement.num_prompt_tokens,
+            num_prefix_hits=self._placement.num_prefix_hits,
             num_steps=self._num_steps,
-            num_prompt_tokens=self._num_prompt_tokens,
+            num_prompt_tokens=self._placement.num_prompt_tokens,
             num_generated_tokens=self._num_generated_tokens,
             num_drafted_tokens=self._drafting.num_drafted,
             num_accepted_tokens=self._drafting.num_accepted,
@@ -208,14 +208,7 @@ class Scheduler:
             assert running == (sequence in self._running), f"{sequence} is in the wrong queue"
             assert running or not sequence.block_table + sequence.source_table, f"{sequence}"
             assert 0 <= sequence.num_computed_tokens <= sequence.num_tokens
-            seen = slid_blocks(
-                sequence.num_computed_tokens, self.config.window, self._pool.block_size
-            )
-            assert sequence.num_slid <= seen, f"{sequence} gave a block back that it reads"
-            first_written = sequence.num_computed_tokens // self._pool.block_size
-            for block in sequence.block_table[first_written:]:
-                assert self._pool.ref_counts[block] == 1, f"{sequence} writes to a shared block"
-                assert block not in self._cache, f"{sequence} writes to a registered block"
+            self._placement.check(sequence)
 
     def _make_room(self) -> None:
         """Preempt less urgent sequences where the head of the queue finds no place beside them.
@@ -244,8 +237,8 @@ class Scheduler:
             position, table = sequence.num_computed_tokens, sequence.block_table
             num_pending = sequence.num_pending
             num_tokens = len(sequence.token_ids) + num_pending
-            if num_pending and (num_tokens >= sequence.max_num_tokens or sequence.num_drafted):
-                continue  # its last token is being sampled, or nobody knows how many
+            if num_pending and (num_tokens >= sequence.max_num_tokens or sequence.awaits_update):
+                continue  # its last token is being sampled, or nobody knows which
             if num_tokens - position > 1 or sequence.pooling is not None:
                 prefills.append(sequence)
                 continue
@@ -291,11 +284,14 @@ class Scheduler:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
+        self._num_preemptions += 1
+        if sequence.beams is not None:
+            self._restart(sequence.beams)
+            return
         self._placement.release(sequence)
         sequence.num_computed_tokens = 0
         sequence.num_preemptions += 1
         sequence.status = SequenceStatus.PREEMPTED
-        self._num_preemptions += 1
         self._waiting.push(sequence)
 
     def _schedule_prefill(self, sequence: Sequence, step: Step) -> None:
@@ -327,39 +323,28 @@ class Scheduler:
     def _admit(self, step: Step) -> None:
         """Start waiting sequences, each in its turn. One that does not fit holds up those behind
         it: were it passed by, smaller ones could keep it out for ever."""
-        while step.budget and len(self._running) + step.num_drafted < self.config.max_num_seqs:
+        while step.budget:
             sequence = self._waiting.head()
             # A token still being sampled for a preempted sequence is not known to recompute with.
-            if sequence is None or sequence.num_pending or not self._place(sequence, step):
+            if sequence is None or sequence.num_pending:
                 return
+            taken = len(self._running) + step.num_drafted + self._searches.num_missing
+            if taken + sequence.num_slots > self.config.max_num_seqs:
+                return
+            copies = self._placement.start(sequence, len(self._running), step.reading)
+            if copies is None:
+                return
+            step.copies += copies
             self._waiting.pop(sequence)
             insort(self._running, sequence, key=attrgetter("rank"))
             self._schedule_prefill(sequence, step)
 
-    def _place(self, sequence: Sequence, step: Step) -> bool:
-        """Give a sequence the blocks of all its tokens, those computed before among them.
-
-        False where they do not fit, with one block to spare for each running sequence to grow by:
-        admitting it would only have somebody preempted soon.
-        """
-        if not self._placement.fits(sequence, len(self._running)):
-            return False
-        if not self._placement.can_read(sequence, step.reading):
-            return False
-        num_computed, num_cached, copies = self._placement.place(sequence, step.reading)
-        step.copies += copies
-        if sequence.status is SequenceStatus.WAITING:
-            num_prompt = len(sequence.request.prompt_token_ids)
-            sequence.num_cached_tokens = num_cached
-            self._num_prompt_tokens += num_prompt
-            self._num_prefix_hits += num_cached
-            sequence.account.charge(num_prompt - num_cached)
-        sequence.num_computed_tokens = num_computed
-        sequence.source = None
-        sequence.status = SequenceStatus.RUNNING
-        return True
-
-    def _append(self, sequence: Sequence, sampled: tuple[SampledToken, ...]) -> Delta:
+    def _append(self, sequence: Sequence, sampled: tuple[SampledToken, ...]) -> Delta | None:
+        """Take in what was sampled; a beam says nothing before the end of its search."""
+        if sequence.beams is not None:
+            sequence.beams.collect(sequence, sampled[0])
+            sequence.account.charge(1)
+            return None
         is_first = len(sequence.token_ids) == sequence.num_prompt_tokens
         delta = sequence.take(sampled)
         self._num_generated_tokens += len(delta.token_ids)
@@ -368,12 +353,37 @@ class Scheduler:
             self._waiting.prompt_computed(sequence)
         return delta
 
-    def _finish(self, sequence: Sequence) -> None:
-        self._waiting.leave(sequence)
-        self._accounts.leave(sequence.account)
-        self._placement.release(sequence)
-        sequence.status = SequenceStatus.FINISHED
-        del self._sequences[sequence.request.id]
+    def _go_on(self, group: BeamGroup) -> None:
+        """The chosen beams become sequences; the last in rank give their blocks for it."""
+        num_blocks = group.num_blocks_to_go_on(self._pool.block_size)
+        while self._pool.num_free_blocks < num_blocks:
+            victim = self._running.pop()
+            self._preempt(victim)
+            if victim.beams is group:
+                return
+        twins = []
+        for place in range(len(group.sequences), group.width):
+            twins.append(self._new_sequence(group.request_of(place)))
+            group.adopt(twins[-1], place)
+            insort(self._running, twins[-1], key=attrgetter("rank"))
+        group.go_on(twins, self._pool)
+
+    def _restart(self, group: BeamGroup) -> None:
+        """Of its beams none is in the step yet: they stand next to each other."""
+        while self._running and self._running[-1].beams is group:
+            self._running.pop()
+        self._finish(*group.sequences)
+        leader = self._new_sequence(group.request_of(0))
+        group.begin(leader)
+        self._waiting.push(leader)
+
+    def _finish(self, *sequences: Sequence) -> None:
+        for sequence in sequences:
+            self._waiting.leave(sequence)
+            self._accounts.leave(sequence.account)
+            self._placement.release(sequence)
+            sequence.status = SequenceStatus.FINISHED
+            del self._sequences[sequence.request.id]
 
     def _drop_finished(self) -> None:
         self._running = [s for s in self._running if s.status is SequenceStatus.RUNNING]

@@ -10,6 +10,7 @@ from nimlite.engine.request import Delta, FinishReason, Logprob, Request
 from nimlite.models.embedding import Pooling
 
 if TYPE_CHECKING:
+    from nimlite.engine.beam_group import BeamGroup
     from nimlite.engine.plan import SampledToken, ScheduledChunk
     from nimlite.engine.speculation import Drafts
 
@@ -20,7 +21,7 @@ _PRIORITY_TOKENS = 256 * PRIORITY_SPAN
 """Likewise between clients: how many tokens more than another one a client with more urgent
 requests gets, before the other one's turn comes."""
 
-Rank = tuple[int, int]
+Rank = tuple[int, float]
 """Lower runs first. Unique: the second number is the arrival."""
 
 
@@ -43,6 +44,7 @@ class Sequence:
 
     __slots__ = (
         "account",
+        "beams",
         "block_hashes",
         "block_table",
         "drafts",
@@ -100,6 +102,8 @@ class Sequence:
         """Tokens that steps in flight are sampling: on the device, not yet in `token_ids`."""
         self.num_drafted = 0
         """Guessed tokens behind them that a step in flight computes: they may turn out wrong."""
+        self.beams: BeamGroup | None = None
+        """The search that it is a beam of."""
         self.drafts: Drafts | None = None
         """The speculator's memory of it."""
         self.block_table: list[int] = []
@@ -141,6 +145,16 @@ class Sequence:
     def held_blocks(self) -> list[int]:
         """Of its table."""
         return self.block_table[self.num_slid :] if self.num_slid else self.block_table
+
+    @property
+    def num_slots(self) -> int:
+        """Sequences that run once it does: its search's beams."""
+        return 1 if self.beams is None else self.beams.width
+
+    @property
+    def awaits_update(self) -> bool:
+        """Whether what comes next depends on what a step in flight samples, beyond one token."""
+        return self.num_drafted > 0 or self.beams is not None
 
     @property
     def needs_prompt_logits(self) -> bool:

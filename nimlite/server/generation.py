@@ -3,13 +3,15 @@
 import contextlib
 import dataclasses
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from nimlite.engine.request import Delta, FinishReason, Grammar, Request, SamplingParams
+from nimlite.engine.request import BeamSearch, Delta, FinishReason, Grammar, Request, SamplingParams
 from nimlite.errors import EngineDeadError, NimliteError, RequestError
 from nimlite.observe.metrics import SequenceTimes, ServerMetrics
+from nimlite.server.best_of import best_places
 from nimlite.server.choice import Choice, Piece, Prompt
 from nimlite.server.detokenizer import TextOptions
 from nimlite.server.output_parser import OutputParser
@@ -25,7 +27,10 @@ class Job:
     id: str
     prompts: tuple[Prompt, ...]
     n: int
-    """Samples a prompt."""
+    """Answers to each prompt."""
+    best_of: int = 1
+    """Samples that are drawn for each, if these are more."""
+    beam_search: BeamSearch | None = None
     params: SamplingParams
     text: TextOptions
     new_parser: Callable[[], OutputParser | None] = lambda: None
@@ -42,6 +47,11 @@ class Job:
     cache_salt: str = ""
     num_speculative_tokens: int | None = None
 
+    @property
+    def num_sequences(self) -> int:
+        """For each prompt."""
+        return max(self.n, self.best_of)
+
 
 class Generation:
     """The sequences of one job. `pieces` may be iterated once."""
@@ -54,13 +64,15 @@ class Generation:
         self._requests: list[Request] = []
         self._arrived = time.monotonic()
         self._first_token: dict[str, float] = {}
-        for index in range(len(job.prompts) * job.n):
+        self._logprobs: defaultdict[str, float] = defaultdict(float)
+        """Of each sequence, summed up."""
+        for index in range(len(job.prompts) * job.num_sequences):
             self._add_sequence(index, model)
 
     def usage(self) -> Usage:
         """As of now."""
         choices = list(self._choices.values())
-        of_prompts = choices[:: self._job.n]
+        of_prompts = choices[:: self._job.num_sequences]
         return Usage(
             num_prompt_tokens=sum(len(choice.prompt.token_ids) for choice in of_prompts),
             num_cached_tokens=sum(choice.num_cached_tokens for choice in of_prompts),
@@ -72,7 +84,8 @@ class Generation:
         """All of `pieces`, one a choice."""
         async with contextlib.aclosing(self.pieces()) as arriving:
             found = [piece async for batch in arriving for piece in batch]
-        return sorted(Piece.join_by_choice(found), key=lambda piece: piece.choice)
+        pieces = sorted(Piece.join_by_choice(found), key=lambda piece: piece.choice)
+        return pieces if self._job.num_sequences == self._job.n else self._best(pieces)
 
     async def pieces(self) -> AsyncGenerator[list[Piece], None]:
         """What becomes certain, as it does, one piece a choice at a time; each choice ends with a
@@ -95,9 +108,22 @@ class Generation:
         finally:
             self._observe_end(unfinished)
 
+    def _best(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Of all samples those that are returned, with the places that they have there."""
+        n, num_sequences = self._job.n, self._job.num_sequences
+        means = [
+            self._logprobs[request_id] / max(1, choice.num_tokens)
+            for request_id, choice in self._choices.items()
+        ]
+        found: list[Piece] = []
+        for first in range(0, len(pieces), num_sequences):
+            for place in best_places(means[first : first + num_sequences], n):
+                found.append(pieces[first + place]._replace(choice=len(found)))
+        return found
+
     def _add_sequence(self, index: int, model: ServedModel) -> None:
         job = self._job
-        prompt_index, sample = divmod(index, job.n)
+        prompt_index, sample = divmod(index, job.num_sequences)
         prompt = job.prompts[prompt_index]
         request_id = f"{job.id}-{index}"
         self._choices[request_id] = Choice(
@@ -113,13 +139,14 @@ class Generation:
             Request(
                 id=request_id,
                 prompt_token_ids=prompt.token_ids,
-                params=_params_of_sample(job.params, sample),
+                params=_params_of_sample(job, sample),
                 priority=job.priority,
                 client=job.client,
                 weight=job.weight,
-                group=f"{job.id}-{prompt_index}" if job.n > 1 else None,
+                group=f"{job.id}-{prompt_index}" if job.num_sequences > 1 else None,
                 cache_salt=job.cache_salt,
                 grammar=job.grammar,
+                beam_search=job.beam_search,
                 num_speculative_tokens=job.num_speculative_tokens,
             )
         )
@@ -158,6 +185,8 @@ class Generation:
     def _feed(self, delta: Delta) -> Piece:
         choice = self._choices[delta.request_id]
         piece = choice.feed(delta)
+        if self._job.num_sequences > self._job.n:
+            self._logprobs[delta.request_id] += sum(each.logprob for each in delta.logprobs)
         if delta.token_ids and delta.request_id not in self._first_token:
             self._first_token[delta.request_id] = time.monotonic()
         if choice.stopped_by_text and delta.finish_reason is None:
@@ -195,7 +224,14 @@ class Generation:
         self._metrics.observe_request(num_prompt_tokens=num_prompt_tokens, succeeded=not unfinished)
 
 
-def _params_of_sample(params: SamplingParams, sample: int) -> SamplingParams:
-    """Samples of one prompt must differ even with a seed. The engine always samples a token."""
+def _params_of_sample(job: Job, sample: int) -> SamplingParams:
+    """Samples of one prompt must differ even with a seed. The engine always samples a token. The
+    best of them are known by their log-probabilities."""
+    params = job.params
     seed = None if params.seed is None else (params.seed + sample) % 2**63
-    return dataclasses.replace(params, seed=seed, max_tokens=max(params.max_tokens, 1))
+    logprobs = params.logprobs
+    if logprobs is None and job.num_sequences > job.n:
+        logprobs = 0
+    return dataclasses.replace(
+        params, seed=seed, max_tokens=max(params.max_tokens, 1), logprobs=logprobs
+    )

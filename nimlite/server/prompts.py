@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from nimlite.engine.request import Grammar, SamplingParams
 from nimlite.errors import ContextLengthError, RequestError
+from nimlite.server.best_of import beam_search_of
 from nimlite.server.choice import Prompt
 from nimlite.server.detokenizer import TextOptions
 from nimlite.server.generation import Job
@@ -31,16 +32,28 @@ def build_job(
     several forms.
     """
     n = body.n or 1
-    if len(prompts) * n > MAX_PROMPTS:
+    num_samples = max(n, body.best_of or 0)
+    if len(prompts) * num_samples > MAX_PROMPTS:
+        name = "n" if num_samples == n else "best_of"
         raise RequestError(
-            f"{len(prompts)} prompts with 'n' {n} make {len(prompts) * n} sequences; one request "
-            f"may have {MAX_PROMPTS}.",
-            param="n" if n > 1 else "prompt",
+            f"{len(prompts)} prompts with '{name}' {num_samples} make"
+            f" {len(prompts) * num_samples} sequences; one request may have {MAX_PROMPTS}.",
+            param=name if num_samples > 1 else "prompt",
+        )
+    grammar = grammar or grammar_of(body)
+    beam_search = beam_search_of(body)
+    if beam_search is not None and (grammar is not None or thinking_budget is not None):
+        raise RequestError(
+            "'use_beam_search' can't be combined with a form of the answer, a call that must be"
+            " made, or a budget of thought: leave one of them out.",
+            param="use_beam_search",
         )
     return Job(
         id=answer_id,
         prompts=prompts,
         n=n,
+        best_of=n if beam_search else num_samples,
+        beam_search=beam_search,
         params=params,
         text=TextOptions(
             stop=body.stop_strings,
@@ -51,7 +64,7 @@ def build_job(
         ),
         new_parser=new_parser,
         thinking_budget=thinking_budget,
-        grammar=grammar or grammar_of(body),
+        grammar=grammar,
         echo=echo,
         priority=body.priority or 0,
         user=body.user or "",

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from nimlite.engine.request import MAX_LOGPROBS
 from nimlite.errors import RequestError
+from nimlite.server.best_of import check_best_of
 from nimlite.server.messages import ChatMessage
 from nimlite.server.strict import NULL_SCHEMA, Strict, Unsupported, UnsupportedList, refuse_unless
 from nimlite.server.structured import StructuredBody
@@ -46,6 +47,17 @@ class GenerationBody(StructuredBody):
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     """Answers to each prompt."""
+    best_of: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    """Answers that are made, of which the `n` likeliest a token are returned; unset: `n`."""
+    use_beam_search: bool | None = None
+    """Find the likeliest answers as a whole, by `best_of` (or `n`) beams, all at the end. The
+    temperature and the other ways to draw tokens have no part in it."""
+    length_penalty: Annotated[float, Field(ge=-10, le=10)] | None = None
+    """Of a beam search: answers are compared by their log-probability over their length to the
+    power of it; unset: 1."""
+    early_stopping: bool | Literal["never"] | None = None
+    """Of a beam search: true ends it with the first answers that are complete, "never" only where
+    no better ones can come; false, the default, in between."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """0 takes the likeliest token; unset: 1."""
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -113,6 +125,7 @@ class GenerationBody(StructuredBody):
             raise RequestError(
                 "'prompt_logprobs' can't be streamed: leave 'stream' out.", param="prompt_logprobs"
             )
+        check_best_of(self)
         return self
 
     @property
@@ -197,17 +210,10 @@ class CompletionRequest(GenerationBody):
     echo: bool | None = None
     """The text begins with the prompt."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    best_of: int | None = None
     suffix: Annotated[Any, refuse_unless(""), NULL_SCHEMA] = None
 
     @model_validator(mode="after")
     def _check_together(self) -> "CompletionRequest":
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise RequestError(
-                "'best_of' other than 'n' is not supported by this server; leave it out.",
-                param="best_of",
-                code="unsupported_parameter",
-            )
         if self.echo and self.logprobs is not None and self.prompt_logprobs is not None:
             raise RequestError(
                 "With 'echo' and 'logprobs' the prompt's log-probabilities come already: leave "

@@ -12,12 +12,15 @@ from itertools import accumulate
 import numpy as np
 import torch
 
+from nimlite.engine.beam_group import BeamGroup
+from nimlite.engine.beam_search import Beams
 from nimlite.engine.block_pool import BlockPool
 from nimlite.engine.plan import SampledToken, ScheduledChunk, StepOutput, StepPlan
 from nimlite.engine.pooler import Pooled, pool
 from nimlite.engine.prefix_cache import PrefixCache
 from nimlite.engine.request import Delta, FinishReason, Logprob
-from nimlite.engine.scheduler import Scheduler, SchedulerConfig
+from nimlite.engine.scheduler import Scheduler
+from nimlite.engine.scheduler_config import SchedulerConfig
 from nimlite.engine.sequence import Sequence
 from nimlite.models.embedding import Pooling
 
@@ -38,6 +41,30 @@ def next_token(history, request, output_index):
     while output_index < params.min_tokens and token in stops:
         token = (token + 1) % VOCAB_SIZE
     return token
+
+
+def beam_candidates(history, request):
+    """The likeliest next tokens, by another hash of the history."""
+    scores = {token: -(hash((history, token, 7)) % 9973) / 2000 for token in range(VOCAB_SIZE)}
+    best = sorted(scores, key=lambda token: -scores[token])[: request.params.logprobs]
+    top = tuple((token, scores[token]) for token in best)
+    return SampledToken(best[0], Logprob(best[0], scores[best[0]], 1, top))
+
+
+def beams_alone(request):
+    """(token ids, finish reason) of a search's texts, best first, without blocks and steps."""
+    group = BeamGroup(request, frozenset({EOS}))
+    stops = frozenset(request.params.stop_token_ids) | (
+        frozenset() if request.params.ignore_eos else {EOS}
+    )
+    search, texts = Beams(request, stops), [list(request.prompt_token_ids)]
+    while texts:
+        tops = [
+            beam_candidates(histories(text)[-1], group.request_of(0)).logprob.top for text in texts
+        ]
+        candidates = [[Logprob(token, score, 1, ()) for token, score in top] for top in tops]
+        texts = [[*texts[c.beam], c.logprob.token_id] for c in search.extend(candidates)]
+    return [(found.token_ids, found.finish_reason) for found in search.finished]
 
 
 def prompt_logprob(history, token_id):
@@ -160,6 +187,8 @@ class FakeRunner:
         if not chunk.samples:
             return (), logprobs
         assert chunk.num_logit_rows >= 1
+        if chunk.sequence.beams is not None:
+            return (beam_candidates(history[-1], request),), logprobs
         known = end - len(chunk.drafts)
         assert chunk.output_index == known - len(request.prompt_token_ids)
         tokens = []

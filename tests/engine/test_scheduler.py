@@ -7,9 +7,16 @@ from fake_runner import EOS, Simulation, generate_alone
 
 from nimlite.engine.accounts import Accounts
 from nimlite.engine.plan import SampledToken, StepOutput
-from nimlite.engine.request import FinishReason, Grammar, GrammarKind, Request, SamplingParams
+from nimlite.engine.request import (
+    BeamSearch,
+    FinishReason,
+    Grammar,
+    GrammarKind,
+    Request,
+    SamplingParams,
+)
 from nimlite.engine.sequence import PRIORITY_SPAN
-from nimlite.errors import ContextLengthError
+from nimlite.errors import ContextLengthError, RequestError
 
 
 def request(name, prompt=(1, 2, 3), *, priority=0, group=None, client="", weight=1.0, **params):
@@ -480,3 +487,9 @@ def test_a_sequence_without_a_possible_token_is_refused_and_its_followers_go_on(
     assert refused.token_ids == ()
     simulation.scheduler.check_integrity()
     assert chunks(simulation.scheduler.schedule()) == [("follower", 0, 3)]
+
+
+def test_behind_an_encoder_there_is_no_beam_search():
+    search = dataclasses.replace(request("a"), beam_search=BeamSearch(width=2))
+    with pytest.raises(RequestError, match="not there yet for models with an encoder: leave it"):
+        simulate(search, decoder_prompt=(1,))

@@ -1,13 +1,15 @@
 """Scheduler, pool and prefix cache under whatever hypothesis thinks of."""
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import pytest
-from fake_runner import VOCAB_SIZE, Oracle, Simulation, embed_alone, generate_alone
+from fake_runner import VOCAB_SIZE, Oracle, Simulation, beams_alone, embed_alone, generate_alone
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from nimlite.engine.request import Request, SamplingParams
-from nimlite.errors import ContextLengthError
+from nimlite.engine.request import BeamSearch, Request, SamplingParams
+from nimlite.errors import ContextLengthError, RequestError
 from nimlite.models.embedding import Pooling
 
 tokens = st.integers(0, VOCAB_SIZE - 1)
@@ -51,6 +53,7 @@ class Engine(RuleBasedStateMachine):
         speculator = Oracle(rights) if rights else None
         self.simulation = Simulation(max_model_len=32, speculator=speculator, **configuration)
         self.requests = {}
+        self.places = {}
         self.num_added = 0
 
     @rule(prompt=prompts, params=params, priority=priorities, salt=salts, client=clients)
@@ -67,6 +70,23 @@ class Engine(RuleBasedStateMachine):
         group = f"group-{self.num_added}"
         for params in samples:
             self._add(prompt, params, priority=priority, group=group)
+
+    @rule(
+        prompt=prompts,
+        search=st.builds(
+            BeamSearch,
+            width=st.integers(1, 4),
+            length_penalty=st.sampled_from([0.0, 1.0, -1.0]),
+            early_stopping=st.sampled_from([False, True, "never"]),
+        ),
+        params=params.map(lambda p: replace(p, max_tokens=max(1, p.max_tokens))),
+        priority=priorities,
+        count=st.integers(1, 4),
+    )
+    def add_search(self, prompt, search, params, priority, count):
+        group = f"search-{self.num_added}"
+        for _ in range(min(count, search.width)):
+            self._add(prompt, params, priority=priority, group=group, beam_search=search)
 
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
@@ -85,15 +105,26 @@ class Engine(RuleBasedStateMachine):
     def teardown(self):
         if not hasattr(self, "simulation"):
             return
-        work = sum(len(r.prompt_token_ids) + r.params.max_tokens for r in self.requests.values())
-        self.simulation.run(max_steps=2 + 2 * work * len(self.requests))
+        work = sum(
+            (len(r.prompt_token_ids) + r.params.max_tokens)
+            * (r.beam_search.width if r.beam_search else 1)
+            for r in self.requests.values()
+        )
+        # a search that loses its blocks begins anew
+        tries = 10 if any(r.beam_search for r in self.requests.values()) else 1
+        self.simulation.run(max_steps=2 + 2 * tries * work * len(self.requests))
         assert self.finished >= self.requests.keys()
         for request_id, request in self.requests.items():
-            if request.pooling is None:
-                assert self.simulation.result(request_id) == generate_alone(request)
-            else:
+            if request.pooling is not None:
                 expected = pytest.approx(embed_alone(request), rel=1e-6)
                 assert self.simulation.embedding(request_id) == expected
+                continue
+            found = self.simulation.result(request_id)
+            if request.beam_search is None:
+                assert found == generate_alone(request)
+            else:
+                place = self.places[request_id]
+                assert found[:2] == beams_alone(request)[place]
 
     @property
     def finished(self):
@@ -104,11 +135,13 @@ class Engine(RuleBasedStateMachine):
             id=f"{self.num_added:03}", prompt_token_ids=prompt, params=params, **options
         )
         self.num_added += 1
+        same = [r for r in self.requests.values() if r.group and r.group == request.group]
+        self.places[request.id] = len(same)
         fits = len(prompt) + params.max_tokens <= self.simulation.scheduler.limits.max_tokens
         try:
             self.simulation.scheduler.add(request)
-        except ContextLengthError:
-            assert not fits
+        except (ContextLengthError, RequestError):
+            assert not fits or request.beam_search is not None
         else:
             assert fits
             self.requests[request.id] = request

@@ -114,7 +114,20 @@ def test_chat(http: httpx.Client, fields: dict[str, Any], param: str, sentence: 
         ({"prompt": [5] * 250}, "prompt", "needs 250 for the prompt and 16 for the output"),
         ({"prompt": "x" * 500_000}, "prompt", "the prompt of 500000 characters has at least"),
         ({"max_tokens": 0}, "max_tokens", "together with 'echo': true"),
-        ({"best_of": 2}, "best_of", "other than 'n' is not supported"),
+        ({"best_of": 2, "n": 3}, "best_of", "must not be less than 'n' (3)"),
+        ({"best_of": 2, "stream": True}, "best_of", "can't be streamed, for the best are known"),
+        ({"length_penalty": 2.0}, "length_penalty", "only with 'use_beam_search'"),
+        ({"use_beam_search": True, "n": 40}, "n", "may have 32 beams"),
+        (
+            {"use_beam_search": True, "n": 2, "presence_penalty": 1},
+            "presence_penalty",
+            "has no part in a beam search",
+        ),
+        (
+            {"use_beam_search": True, "n": 2, "guided_regex": "a+"},
+            "use_beam_search",
+            "can't be combined with a form of the answer",
+        ),
         (
             {"echo": True, "logprobs": 1, "prompt_logprobs": 1},
             "prompt_logprobs",
