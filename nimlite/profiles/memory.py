@@ -152,8 +152,10 @@ def read_bytes(shape: ModelShape, profile: Profile, num_tokens: float) -> float:
 
 
 def kv_bytes(shape: ModelShape, profile: Profile, num_tokens: int) -> int:
-    """Keys and values of one request of `num_tokens` on one rank, in whole blocks."""
-    blocks = math.ceil(num_tokens / profile.block_size)
+    """Keys and values of one request of `num_tokens` on one rank, in whole blocks. An encoder's
+    prompt and the answer may have so many each."""
+    texts = 2 if shape.num_encoder_layers else 1
+    blocks = texts * math.ceil(num_tokens / profile.block_size)
     elements = shape.kv_elements(blocks * profile.block_size)
     return math.ceil(elements * _KV_BYTES[profile.kv_precision] / _kv_shards(shape, profile))
 

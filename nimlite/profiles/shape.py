@@ -136,9 +136,8 @@ class ModelShape:
         return self.layer_parameters - idle + self.head_parameters
 
     def kv_elements(self, num_tokens: int) -> int:
-        """Keys and values of `num_tokens`, over all layers: what a prompt needs to be admitted, and
-        with an encoder an answer as long, too. A layer with a window keeps as many, for all layers
-        share their block tables; where every layer has one, a sequence gives its oldest blocks back
-        as it goes on."""
-        layers = (2 if self.num_encoder_layers else 1) * (self.num_layers if self.causal else 1)
+        """Keys and values of `num_tokens`, over all layers: what a prompt needs to be admitted. A
+        layer with a window keeps as many, for all layers share their block tables; where every
+        layer has one, a sequence gives its oldest blocks back as it goes on."""
+        layers = self.num_layers if self.causal else 1
         return 2 * layers * num_tokens * self.num_kv_heads * self.head_dim
