@@ -90,6 +90,7 @@ class _Child:
         gc.collect()
         gc.freeze()
         loop = EngineLoop(prepared.engine)
+        prepared.engine.on_loss(loop.fail)
         self._is_serving.set()
         self._channel.send(Ready(loop.limits, loop.stats, prepared.facts))
         threading.Thread(target=self._receive, args=(loop,), name="inbox", daemon=True).start()

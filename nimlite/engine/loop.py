@@ -76,6 +76,10 @@ class EngineLoop:
         if self._thread is not None:
             self._thread.join()
 
+    def fail(self, reason: str) -> None:
+        """End as if a step had failed."""
+        self._inbox.put(lambda: self._fail(reason))
+
     def run(self, on_deltas: OnDeltas, on_end: OnEnd | None = None) -> None:
         """The loop itself, for whoever has a thread for it: returns once stopped or failed."""
         self._on_deltas = on_deltas
@@ -111,6 +115,10 @@ class EngineLoop:
                 message = self._inbox.get_nowait()
                 if message is not None:
                     message()
+
+    def _fail(self, reason: str) -> None:
+        if self._error is None:
+            raise EngineError(reason)
 
     def _take(self, requests: Sequence[Request]) -> None:
         if self._error is not None:

@@ -72,6 +72,8 @@ class Team:
         self._silence_s = silence_s
         self._lost = threading.Event()
         self._is_closed = False
+        self.on_loss: Callable[[str], None] = lambda fault: None
+        """Is told why it can't go on, in another thread."""
         self.fault = ""
         """Why it can't go on; empty: it can."""
         for member in members:
@@ -173,6 +175,7 @@ class Team:
         if self._is_closed or self._lost.is_set():
             return
         self.fault = f"{fault} The other ranks end with it."
+        self.on_loss(self.fault)
         self._lost.set()
         _log.error("%s", self.fault)
         # What waits for the lost one then fails; on GPUs it would wait for ever.

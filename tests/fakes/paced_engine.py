@@ -27,6 +27,9 @@ class PacedEngine:
     def has_work(self) -> bool:
         return bool(self._left)
 
+    def on_loss(self, tell: object) -> None:
+        """It has no ranks."""
+
     def add(self, request: Request) -> None:
         self._left[request.id] = request.params.max_tokens
 

@@ -29,11 +29,14 @@ def test_a_lost_rank_ends_the_engine(
     team = launch(2, 1, silence_s=2.0)
     try:
         engine = engine_on(team, tiny, kernels.library.path, tmp_path)
+        told: list[str] = []
+        engine.on_loss(told.append)
         engine.generate(PROMPTS[:1], PARAMS)
         (pid,) = team.pids
         os.kill(pid, lost_by)
         with pytest.raises(EngineError, match=sentence):
             engine.generate(PROMPTS, PARAMS)
+        assert told == [team.fault]
     finally:
         team.close()
     with pytest.raises(ProcessLookupError):
