@@ -26,7 +26,6 @@ from gpu_families import (
     TOLERANCE,
     _moved,
     engine,
-    relative_error,
     round_matrices,
 )
 
@@ -102,6 +101,10 @@ def _dictated(made: Engine, sampler: Dictation, beside: Sequence[bytes]) -> torc
     probe = request("probe", SOURCE, max_tokens=NUM_WRITTEN, ignore_eos=True)
     drive(made, *others, probe)
     return torch.stack(sampler.logits)
+
+
+def relative_error(found_TV: torch.Tensor, expected_TV: torch.Tensor) -> float:
+    return float((found_TV - expected_TV).norm() / expected_TV.norm())
 
 
 def main() -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from nimlite.models.spec import ENCODER
 from nimlite.quant.rounded import RoundedMatrix
 
 Quantizer = Callable[[str, torch.Tensor], RoundedMatrix | None]
@@ -45,7 +46,8 @@ class Recipe:
         kind = name.rpartition(".")[2]
         is_left = kind in _CHOOSERS or (kind in _EXPERTS and not self.rounds_experts)
         is_left = is_left or name in self.kept
-        if self.quantizer is None or not name.startswith("layers.") or is_left:
+        is_layer = name.removeprefix(ENCODER).startswith("layers.")
+        if self.quantizer is None or not is_layer or is_left:
             return None
         return self.quantizer(name, weight_NC.float())
 
