@@ -48,7 +48,7 @@ def convert(
     shards = [Shard.of(rank, tp, pp) for rank in range(tp * pp)]
     require_shares(spec, shards[0])
     sources = _sources(checkpoint, spec)
-    staging = Staging()
+    staging = Staging(target.device)
     with ExitStack() as stack:
         held = [shard_sources(sources, spec, shard) for shard in shards]
         writers = [
@@ -57,7 +57,9 @@ def convert(
         ]
         task = stack.enter_context(progress.task("Convert the weights", 4 * spec.num_parameters))
         for name, source in sources.items():
-            whole = _Whole.read(checkpoint, name, source, staging, recipe)
+            with staging.on_device():
+                whole = _Whole.read(checkpoint, name, source, staging, recipe)
+            staging.wait()
             for shard, mine, writer in zip(shards, held, writers, strict=True):
                 if name in mine:
                     writer.add(name, whole.share(shard, target))

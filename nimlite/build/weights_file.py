@@ -167,7 +167,7 @@ class WeightsWriter:
         """Append an engine tensor."""
         for offset, tensor in self._layout.add(name, weight):
             self._file.seek(offset)
-            self._file.write(tensor.contiguous().view(torch.uint8).numpy().data)
+            self._file.write(tensor.contiguous().view(torch.uint8).cpu().numpy().data)
 
 
 class _Layout:
