@@ -48,7 +48,8 @@ def convert(
     shards = [Shard.of(rank, tp, pp) for rank in range(tp * pp)]
     require_shares(spec, shards[0])
     sources = _sources(checkpoint, spec)
-    staging = Staging(target.device)
+    # A GPU's format can be made without one, too.
+    staging = Staging(target.device if torch.cuda.is_available() else torch.device("cpu"))
     with ExitStack() as stack:
         held = [shard_sources(sources, spec, shard) for shard in shards]
         writers = [
