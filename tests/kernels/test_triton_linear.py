@@ -129,7 +129,7 @@ def test_rows_of_a_wider_tensor() -> None:
 @pytest.mark.parametrize("scheme", [DENSE, FP8_ROWS, INT8_ROWS])
 def test_schemes_unpack_what_they_packed(scheme: Any) -> None:
     weight = random(24, 64, dtype=torch.float32)
-    tolerance = {DENSE: 1e-3, FP8_ROWS: 4e-2, INT8_ROWS: 1e-2}[scheme]
+    tolerance = {DENSE: 4e-3, FP8_ROWS: 4e-2, INT8_ROWS: 1e-2}[scheme]
     assert relative_error(scheme.unpack(scheme.pack(weight)), weight) < tolerance
 
 

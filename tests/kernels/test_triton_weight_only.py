@@ -84,6 +84,24 @@ def test_groups_and_odd_shapes(scheme: Any, group_size: int) -> None:
     assert relative_error(dequantize(weight, DTYPE, DEVICE), scheme.unpack(weight)) < TOLERANCE
 
 
+@pytest.mark.parametrize(("columns", "group_size"), [(512, 0), (384, 128), (1056, 0), (1536, 512)])
+@pytest.mark.parametrize("scheme", [W4A16, W8A16])
+def test_one_row_in_integers(scheme: Any, columns: int, group_size: int) -> None:
+    weight = packed(scheme, 45, columns, group_size)
+    x = random(1, columns, dtype=torch.bfloat16, seed=2)
+    # as activations of real models are
+    x[0, 7] = 100.0
+    bias = random(45, seed=3)
+    rest = (LinearWorkspace.allocate(WHERE), DEVICE, torch.float32)
+    found = [one for one in candidates(1, weight, *rest[:2]) if one.vector]
+    assert (found == []) == (scheme is W4A16 and group_size == 0 and columns == 1056)
+    for one in found:
+        y = weight_only_linear(x, weight, bias, one, *rest)
+        assert isinstance(y, torch.Tensor)
+        expected = scheme.linear(x, weight) + bias.float()
+        assert relative_error(y, expected) < 0.02
+
+
 @pytest.mark.parametrize("scheme", [W4A16, W8A16])
 def test_parts_are_left_to_the_next_kernel(scheme: Any) -> None:
     weight, x = packed(scheme, 72, 512), random(5, 512, seed=2)
@@ -118,7 +136,8 @@ def test_every_bucket_has_a_candidate_on_cards_with_little_shared_memory(scheme:
     small = replace(DEVICE, shared_memory=99 * 1024, is_interpreted=False)
     workspace = LinearWorkspace.allocate(WHERE)
     for columns in (576, 4096):
-        weight = PackedWeight(scheme.name, 1024, columns, {})
+        scales = {"scale": torch.zeros(1, 1024)}
+        weight = PackedWeight(scheme.name, 1024, columns, scales)
         assert all(candidates(n, weight, workspace, small) for n in row_buckets(scheme.name))
 
 

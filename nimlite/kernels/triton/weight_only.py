@@ -20,6 +20,7 @@ from nimlite.kernels.triton.device import KIB, Device, await_inputs, prefetch
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
 from nimlite.kernels.triton.product_tile import filled_parts, store_product, tile_and_rows
 from nimlite.kernels.triton.scaled_rows import UnsummedRows
+from nimlite.kernels.triton.weight_only_row import CHUNK_BITS, row_product
 from nimlite.quant.base import PackedWeight
 
 WORDS = 32
@@ -257,6 +258,11 @@ def weight_only_linear(
     """y_TN in `dtype`. Without `sums` (and without a bias), the parts of a split product as they
     are."""
     num_rows, num_columns = x_TC.shape
+    if config.vector:
+        form = {"bits": BITS[weight.scheme], "group_size": group_size(weight)}
+        return row_product(
+            x_TC, weight, bias_N, config, device, dtype, **form, compile_only=compile_only
+        )
     words_NW, scale_GN = weight.tensors["weight"].view(torch.int16), weight.tensors["scale"]
     columns = columns_of_block(weight.scheme)
     rows, spans = rows_of(num_rows), config.block_c // columns
@@ -351,9 +357,26 @@ def weight_only_candidates(
             if is_busy and is_long and is_one_tile and fits and room:
                 found.append(config)
     wanted = 3 * device.num_sms
-    return sorted(
-        found, key=lambda c: abs(triton.cdiv(weight.num_rows, c.block_n) * c.split - wanted)
-    )
+    found.sort(key=lambda c: abs(triton.cdiv(weight.num_rows, c.block_n) * c.split - wanted))
+    return found + _row_candidates(num_rows, weight) if sums else found
+
+
+def _row_candidates(num_rows: int, weight: PackedWeight) -> list[LinearConfig]:
+    """Of the integer product of one row, whose chunks have one scale."""
+    size, columns = group_size(weight), columns_of_block(weight.scheme)
+    if num_rows > 1 or size % columns or weight.num_columns % 2:
+        return []
+    return [
+        LinearConfig(
+            block_n=block_n,
+            block_c=chunks * CHUNK_BITS // BITS[weight.scheme],
+            split=1,
+            num_warps=num_warps,
+            num_stages=1,
+            vector=True,
+        )
+        for block_n, chunks, num_warps in _ROW_TILES
+    ]
 
 
 # rows of x from and to, outputs, blocks of columns (one: the warps share it), warps, stages
@@ -375,4 +398,15 @@ _TILES = (
     (33, 128, 128, 1, 8, 4),
     (33, 1 << 30, 256, 1, 8, 4),
     (65, 1 << 30, 128, 1, 8, 3),
+)
+# outputs, chunks of a row at a time, warps
+_ROW_TILES = (
+    (8, 128, 4),
+    (16, 128, 4),
+    (4, 128, 4),
+    (8, 64, 2),
+    (16, 64, 2),
+    (16, 64, 4),
+    (4, 64, 2),
+    (8, 32, 1),
 )
