@@ -16,13 +16,14 @@ from nimlite.engine.gpu import gpu_scheme
 from nimlite.kernels.triton import reference
 from nimlite.kernels.triton.device import Device
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
-from nimlite.kernels.triton.product import candidates, product
+from nimlite.kernels.triton.product import candidates, is_vector, product
 from nimlite.kernels.triton.scaled_rows import ScaledRows
 from nimlite.kernels.triton.tuning import (
     compile_products,
     measure,
     random_rows,
     rotated_weights,
+    widened,
 )
 from nimlite.kernels.triton.weights import SCHEMES
 from nimlite.models.registry import weight_sources
@@ -139,7 +140,8 @@ def run_linears(
                 configs = candidates(num_rows, weights[0], workspace, device)
                 taken = measure(x, weights, configs, *rest, sums=True)
                 ordered = sorted(taken, key=lambda config: taken[config])
-                y = product(x, weights[0], None, ordered[0], *rest, sums=True)
+                rows_of_best = widened(x, _DTYPE) if is_vector(ordered[0]) else x
+                y = product(rows_of_best, weights[0], None, ordered[0], *rest, sums=True)
                 assert isinstance(y, torch.Tensor)
                 one = TimedProduct(
                     name=name,

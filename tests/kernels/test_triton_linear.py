@@ -118,6 +118,20 @@ def test_columns_that_fill_no_block(rows: int) -> None:
     assert relative_error(y, DENSE.linear(x, weight)) < TOLERANCE
 
 
+@pytest.mark.parametrize("scheme", [FP8_ROWS, INT8_ROWS])
+def test_a_vector_of_16_bits_with_weights_of_8(scheme: Any) -> None:
+    weight, x = scheme.pack(random(48, 320, seed=1)), random(1, 320, seed=2)
+    workspace = LinearWorkspace.allocate(WHERE)
+    expected = x.float() @ scheme.unpack(weight).T
+    for split in (1, 2):
+        one, rest = config(split, vector=True), (workspace, DEVICE, torch.float32)
+        y = linear(x, weight, None, one, *rest)
+        assert relative_error(y, expected) < TOLERANCE
+        y = linear(x, weight, None, one, *rest, sums=False)
+        y = y if isinstance(y, torch.Tensor) else reference.finish(y)
+        assert relative_error(y, expected) < TOLERANCE
+
+
 def test_rows_of_a_wider_tensor() -> None:
     weight = DENSE.pack(random(48, 128, seed=1))
     x = random(4, 256, seed=2)[:, :128]

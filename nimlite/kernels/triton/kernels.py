@@ -15,7 +15,6 @@ from nimlite.kernels.triton import (
     norm,
     pool,
     rope,
-    scaled_rows,
 )
 from nimlite.kernels.triton.attention_decode import (
     DecodeConfig,
@@ -26,8 +25,8 @@ from nimlite.kernels.triton.attention_prefill import PrefillConfig, attention_pr
 from nimlite.kernels.triton.device import Device
 from nimlite.kernels.triton.graphs import DecodeGraphs, batch_sizes
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
-from nimlite.kernels.triton.product import bucket, candidates, product
-from nimlite.kernels.triton.scaled_rows import FP8, ScaledRows, UnsummedRows, rounded_dtype
+from nimlite.kernels.triton.product import bucket, candidates, is_vector, product
+from nimlite.kernels.triton.scaled_rows import FP8, ScaledRows, UnsummedRows
 from nimlite.kernels.triton.tuning import Choices, choice_key
 from nimlite.quant.base import PackedWeight
 
@@ -95,6 +94,7 @@ class TritonKernels:
         eps: float,
         consumer: PackedWeight | None = None,
     ) -> Any:
+        consumer = self._rounding(consumer, len(x_TD))
         return norm.rms_norm(x_TD, weight_D, eps, self.device, consumer, self._dtype)
 
     def add_rms_norm(
@@ -105,6 +105,7 @@ class TritonKernels:
         eps: float,
         consumer: PackedWeight | None = None,
     ) -> Any:
+        consumer = self._rounding(consumer, len(residual_TD))
         return norm.add_rms_norm(x, residual_TD, weight_D, eps, self.device, consumer, self._dtype)
 
     def layer_norm(
@@ -115,6 +116,7 @@ class TritonKernels:
         eps: float,
         consumer: PackedWeight | None = None,
     ) -> Any:
+        consumer = self._rounding(consumer, len(x_TD))
         return norm.layer_norm(x_TD, weight_D, bias_D, eps, self.device, consumer, self._dtype)
 
     def add_layer_norm(
@@ -126,6 +128,7 @@ class TritonKernels:
         eps: float,
         consumer: PackedWeight | None = None,
     ) -> Any:
+        consumer = self._rounding(consumer, len(residual_TD))
         rest = (eps, self.device, consumer, self._dtype)
         return norm.add_layer_norm(x, residual_TD, weight_D, bias_D, *rest)
 
@@ -136,11 +139,13 @@ class TritonKernels:
     def gated_activation(
         self, gate_up_T2I: torch.Tensor, activation_name: str, consumer: PackedWeight | None = None
     ) -> Any:
+        consumer = self._rounding(consumer, len(gate_up_T2I))
         return activation.gated_activation(gate_up_T2I, activation_name, self.device, consumer)
 
     def activation(
         self, x_TI: torch.Tensor, activation_name: str, consumer: PackedWeight | None = None
     ) -> Any:
+        consumer = self._rounding(consumer, len(x_TI))
         return activation.plain_activation(x_TI, activation_name, self.device, consumer)
 
     def linear(
@@ -166,13 +171,17 @@ class TritonKernels:
         dtype: torch.dtype,
         sums: bool,
     ) -> Any:
-        rounded = rounded_dtype(weight)
-        if rounded is not None and isinstance(x, torch.Tensor):
-            x = scaled_rows.quantize_rows(x, rounded, self.device)
         num_rows = len(x.values_TC) if isinstance(x, ScaledRows) else len(x)
         config = self._config(weight, num_rows, sums)
         rest = (config, self._workspace, self.device, dtype)
         return product(x, weight, bias_N, *rest, sums=sums)
+
+    def _rounding(self, consumer: PackedWeight | None, num_rows: int) -> PackedWeight | None:
+        """The consumer, unless it takes its rows in 16 bits."""
+        if consumer is None or num_rows > 1:
+            return consumer
+        is_wide = all(is_vector(self._config(consumer, 1, sums)) for sums in (True, False))
+        return None if is_wide else consumer
 
     def soft_cap(self, logits_RV: torch.Tensor, cap: float) -> None:
         elementwise.limit(logits_RV, cap, self.device, soft=True)

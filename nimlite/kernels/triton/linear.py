@@ -39,7 +39,7 @@ class LinearConfig:
     num_warps: int
     num_stages: int
     vector: bool = False
-    """One row, summed in registers without tensor cores."""
+    """One row, summed in registers without tensor cores; two stages: weights come a turn ahead."""
     descriptors: bool = False
     """The copy engine brings whole blocks, instead of each thread its own piece."""
 
@@ -106,6 +106,7 @@ def _linear(
     BIAS: tl.constexpr,
     SUM: tl.constexpr,
     PREFETCH: tl.constexpr,
+    AHEAD: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
     part, parts = tl.program_id(1), tl.num_programs(1)
@@ -120,7 +121,7 @@ def _linear(
     # without a way around the loop, which would give its sums a second origin, wgmma stays async
     tl.assume(first < last)
     w_rows = w_ptr + tl.minimum(n, num_outputs - 1).to(tl.int64) * num_columns
-    if OVERLAP and EVEN:
+    if OVERLAP and EVEN and ROWS > 1:
         # each of 128 threads (or more) asks for one piece of one row
         PIECES: tl.constexpr = 128 // BLOCK_N if BLOCK_N < 128 else 1
         i = tl.arange(0, BLOCK_N * PIECES)
@@ -135,18 +136,29 @@ def _linear(
     if SCALED and SUM:
         # asked for before the loop, so that nothing waits for it behind
         w_scale = tl.load(w_scale_ptr + n, mask=exists, other=0.0)
+    if ROWS == 1 and AHEAD:
+        # asked for before the wait and then a turn ahead: no kernel writes them
+        columns = first * BLOCK_C + c
+        next_w = tl.load(w_rows[:, None] + columns[None, :], mask=(columns < num_columns)[None, :])
     await_inputs(OVERLAP)
 
     if ROWS == 1:
         wide = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
         for step in range(first, last):
             columns = step * BLOCK_C + c
-            if EVEN:
+            mask = columns < num_columns
+            if AHEAD:
+                w, ahead = next_w, columns + BLOCK_C
+                there = ahead < tl.minimum(num_columns, last * BLOCK_C)
+                next_w = tl.load(w_rows[:, None] + ahead[None, :], mask=there[None, :])
+            elif EVEN:
                 w = tl.load(w_rows[:, None] + columns[None, :], eviction_policy="evict_first")
+            else:
+                w = tl.load(w_rows[:, None] + columns[None, :], mask=mask[None, :])
+            if EVEN:
                 x = tl.load(x_ptr + columns)
             else:
-                mask = columns < num_columns
-                w = tl.load(w_rows[:, None] + columns[None, :], mask=mask[None, :], other=0.0)
+                w = tl.where(mask[None, :], w.to(tl.float32), 0.0)
                 x = tl.load(x_ptr + columns, mask=mask, other=0.0)
             wide += w.to(tl.float32) * x.to(tl.float32)[None, :]
         acc = tl.sum(wide, axis=1)[:, None]
@@ -205,11 +217,12 @@ def linear(
     sums: bool = True,
     compile_only: bool = False,
 ) -> torch.Tensor | UnsummedRows:
-    """y_TN in `dtype`. Scaled rows go with the schemes fp8_rows and int8_rows. Without `sums` (and
-    without a bias), the parts of a split product as they are."""
+    """y_TN in `dtype`. With the schemes fp8_rows and int8_rows go scaled rows; a vector may be in
+    16 bits, too. Without `sums` (and without a bias), the parts of a split product as they are."""
     x_TC, x_scale_T1 = (x.values_TC, x.scale_T1) if isinstance(x, ScaledRows) else (x, None)
     w_NC, w_scale_N = weight.tensors["weight"], weight.tensors.get("scale")
-    assert (w_scale_N is None) == (x_scale_T1 is None) and x_TC.dtype == w_NC.dtype
+    assert config.vector or (w_scale_N is None) == (x_scale_T1 is None)
+    assert config.vector or x_TC.dtype == w_NC.dtype
     num_rows, num_columns = x_TC.shape
     assert num_rows == 1 or not config.vector
     split = filled_parts(triton.cdiv(num_columns, config.block_c), config.split)
@@ -248,13 +261,14 @@ def linear(
         BLOCK_C=config.block_c,
         EVEN=num_columns % config.block_c == 0,
         ROW_TILES=row_tiles > 1,
-        SCALED=x_scale_T1 is not None,
+        SCALED=w_scale_N is not None,
         BIAS=bias_N is not None,
         SUM=sums,
         PREFETCH=_PREFETCH,
+        AHEAD=config.num_stages > 1,
         OVERLAP=device.overlaps_launches,
         num_warps=config.num_warps,
-        num_stages=config.num_stages,
+        num_stages=1 if config.vector else config.num_stages,
         **device.launch_options,
     )
     return y if sums else UnsummedRows(y, x_scale_T1, w_scale_N)
@@ -325,7 +339,10 @@ _TILES = (
     (129, _MANY, 128, 64, 8, 4, "pointers"),
     (1, 1, 16, 2048, 4, 1, "vector"),
     (1, 1, 8, 2048, 4, 1, "vector"),
+    (1, 1, 8, 2048, 4, 2, "vector"),
     (1, 1, 4, 2048, 4, 1, "vector"),
-    (1, 1, 16, 1024, 4, 2, "vector"),
+    (1, 1, 4, 2048, 4, 2, "vector"),
+    (1, 1, 16, 1024, 4, 1, "vector"),
+    (1, 1, 8, 1024, 4, 2, "vector"),
     (1, 1, 32, 1024, 8, 1, "vector"),
 )

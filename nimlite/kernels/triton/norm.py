@@ -66,7 +66,9 @@ def _norm(
     for part in tl.static_range(1, PARTS):
         x += tl.load(pointers + part * part_stride, mask=mask, other=0.0).to(tl.float32)
     if x_column_scale_ptr is not None:
-        x *= scale * tl.load(x_row_scale_ptr + row)
+        x *= scale
+    if x_row_scale_ptr is not None:
+        x *= tl.load(x_row_scale_ptr + row)
     if ADD:
         pointers = residual_ptr + row.to(tl.int64) * num_columns + columns
         total = x + tl.load(pointers, mask=mask, other=0.0).to(tl.float32)

@@ -17,6 +17,7 @@ from nimlite.kernels.triton.linear import (
 from nimlite.kernels.triton.scaled_rows import (
     ScaledRows,
     UnsummedRows,
+    quantize_rows,
     rounded_dtype,
     scale_product,
 )
@@ -46,6 +47,11 @@ def bucket(scheme: str, num_rows: int) -> int | None:
     buckets = row_buckets(scheme)
     most = None if buckets is ROW_BUCKETS else buckets[-1]
     return next((rows for rows in buckets if num_rows <= rows), most)
+
+
+def is_vector(config: LinearConfig | None) -> bool:
+    """Whether it multiplies one row in registers: of 16 bits also with weights of 8."""
+    return config is not None and config.vector
 
 
 def library_serves(weight: PackedWeight, num_rows: int) -> bool:
@@ -133,10 +139,14 @@ def product(
     compile_only: bool = False,
 ) -> torch.Tensor | UnsummedRows:
     """By the kernel of the weight's scheme and its configuration, or the library where there is
-    none. x is brought into the order of a weight's sorted columns."""
+    none. x is brought into the order of a weight's sorted columns, and rounded where that is what
+    it is multiplied as."""
     if (order_C := weight.tensors.get("order")) is not None:
         assert isinstance(x, torch.Tensor)
         x = x.index_select(1, order_C)
+    rounded = rounded_dtype(weight)
+    if rounded is not None and isinstance(x, torch.Tensor) and not is_vector(config):
+        x = quantize_rows(x, rounded, device)
     if config is None:
         return library_linear(x, weight, bias_N, workspace, device, dtype, sums=sums)
     rest = (weight, bias_N, config, workspace, device, dtype)

@@ -46,8 +46,8 @@ def store_product(
 ):
     """A program's fp32 sums of the outputs `n` and rows `m`: added to those of the programs that
     share its tile (grid: tiles, parts; with several parts all tiles have the same rows), by the
-    last of them, and stored; without SUM stored as they are. `w_scale` of the outputs, None:
-    neither side is scaled."""
+    last of them, and stored; without SUM stored as they are, not scaled. `w_scale` of the outputs
+    and `x_scale_ptr` may be None."""
     BLOCK_N: tl.constexpr = acc.shape[0]
     ROWS: tl.constexpr = acc.shape[1]
     tile, part = tl.program_id(0), tl.program_id(1)
@@ -72,8 +72,9 @@ def store_product(
         y = tl.trans(acc)
         exists = n < num_outputs
         if w_scale is not None:
-            x_scale = tl.load(x_scale_ptr + m, mask=m < num_rows, other=0.0)
-            y *= x_scale[:, None] * w_scale[None, :]
+            y *= w_scale[None, :]
+        if x_scale_ptr is not None and SUM:
+            y *= tl.load(x_scale_ptr + m, mask=m < num_rows, other=0.0)[:, None]
         if BIAS:
             y += tl.load(bias_ptr + n, mask=exists, other=0.0).to(tl.float32)[None, :]
         y_mask = (m < num_rows)[:, None] & exists[None, :]

@@ -14,9 +14,9 @@ def dequantize(rows: ScaledRows) -> torch.Tensor:
 def finish(rows: UnsummedRows) -> torch.Tensor:
     """The fp32 product y_TN."""
     y_TN = rows.parts_PTN.float().sum(0)
-    if rows.row_scale_T1 is None or rows.column_scale_N is None:
-        return y_TN
-    return y_TN * rows.row_scale_T1 * rows.column_scale_N
+    for scale in (rows.row_scale_T1, rows.column_scale_N):
+        y_TN = y_TN if scale is None else y_TN * scale
+    return y_TN
 
 
 def quantize_rows(x_TC: torch.Tensor, dtype: torch.dtype) -> ScaledRows:

@@ -47,7 +47,7 @@ class UnsummedRows:
     parts_PTN: torch.Tensor
     row_scale_T1: torch.Tensor | None
     column_scale_N: torch.Tensor | None
-    """fp32; both scales or neither."""
+    """fp32; with rows that were not rounded, this one alone."""
 
     def summed(self) -> torch.Tensor:
         """fp32 y_TN, by torch: where it is read but once a step."""

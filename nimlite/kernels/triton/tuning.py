@@ -16,7 +16,13 @@ import triton
 from nimlite.kernels.triton.device import Device
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
 from nimlite.kernels.triton.norm import add_rms_norm
-from nimlite.kernels.triton.product import candidates, library_serves, product, row_buckets
+from nimlite.kernels.triton.product import (
+    candidates,
+    is_vector,
+    library_serves,
+    product,
+    row_buckets,
+)
 from nimlite.kernels.triton.scaled_rows import ScaledRows, quantize_rows, rounded_dtype
 from nimlite.quant.base import PackedWeight, Scheme
 
@@ -117,9 +123,19 @@ def measure(
     num_outputs, where = weights[0].num_rows, workspace.one.device
     residual_TN = torch.zeros((num_rows, num_outputs), dtype=torch.float32, device=where)
     norm_N = torch.ones(num_outputs, dtype=torch.float32, device=where)
+    wide = widened(x, dtype)
 
     def run(weight: PackedWeight, config: LinearConfig | None) -> None:
-        y = product(x, weight, None, config, workspace, device, dtype, sums=sums)
+        y = product(
+            wide if is_vector(config) else x,
+            weight,
+            None,
+            config,
+            workspace,
+            device,
+            dtype,
+            sums=sums,
+        )
         if not sums:
             add_rms_norm(y, residual_TN, norm_N, 1e-5, device, dtype=dtype)
 
@@ -174,7 +190,8 @@ def compile_products(
                 for sums in (True, False) if num_rows <= _MAX_ADDED else (True,):
                     for config in candidates(m, weight, workspace, device, sums=sums):
                         rest = (config, workspace, device, dtype)
-                        product(x, weight, None, *rest, sums=sums, compile_only=True)
+                        rows = widened(x, dtype) if is_vector(config) else x
+                        product(rows, weight, None, *rest, sums=sums, compile_only=True)
 
 
 def rotated_weights(
@@ -196,6 +213,11 @@ def random_rows(
     x = torch.randn(num_rows, weight.num_columns, dtype=dtype, device=where)
     rounded = rounded_dtype(weight)
     return x if rounded is None else quantize_rows(x, rounded, device)
+
+
+def widened(x: torch.Tensor | ScaledRows, dtype: torch.dtype) -> torch.Tensor:
+    """As a product in registers takes it."""
+    return x if isinstance(x, torch.Tensor) else (x.values_TC.float() * x.scale_T1).to(dtype)
 
 
 def compile_candidates(

@@ -372,10 +372,10 @@ def _row_candidates(num_rows: int, weight: PackedWeight) -> list[LinearConfig]:
             block_c=chunks * CHUNK_BITS // BITS[weight.scheme],
             split=1,
             num_warps=num_warps,
-            num_stages=1,
+            num_stages=num_stages,
             vector=True,
         )
-        for block_n, chunks, num_warps in _ROW_TILES
+        for block_n, chunks, num_warps, num_stages in _ROW_TILES
     ]
 
 
@@ -399,14 +399,15 @@ _TILES = (
     (33, 1 << 30, 256, 1, 8, 4),
     (65, 1 << 30, 128, 1, 8, 3),
 )
-# outputs, chunks of a row at a time, warps
+# outputs, chunks of a row at a time, warps, stages
 _ROW_TILES = (
-    (8, 128, 4),
-    (16, 128, 4),
-    (4, 128, 4),
-    (8, 64, 2),
-    (16, 64, 2),
-    (16, 64, 4),
-    (4, 64, 2),
-    (8, 32, 1),
+    (8, 128, 4, 1),
+    (4, 128, 4, 2),
+    (4, 128, 4, 1),
+    (2, 128, 4, 2),
+    (16, 64, 4, 1),
+    (8, 64, 2, 2),
+    (4, 64, 2, 2),
+    (4, 64, 2, 1),
+    (4, 32, 1, 2),
 )

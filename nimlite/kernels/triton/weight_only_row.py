@@ -65,6 +65,23 @@ def _largest(pairs):
 
 
 @triton.jit
+def _load_words(w_rows, word, num_words, EVEN: tl.constexpr):
+    if EVEN:
+        return tl.load(w_rows + word[None, :, :], eviction_policy="evict_first")
+    else:
+        there = (word < num_words)[None, :, :]
+        return tl.load(w_rows + word[None, :, :], mask=there, other=0)
+
+
+@triton.jit
+def _load_pairs(x_ptr, pair, num_pairs, EVEN: tl.constexpr):
+    if EVEN:
+        return tl.load(x_ptr + pair)
+    else:
+        return tl.load(x_ptr + pair, mask=pair < num_pairs, other=0)
+
+
+@triton.jit
 def _row_product(
     x_ptr,
     w_ptr,
@@ -82,6 +99,7 @@ def _row_product(
     CHUNKS: tl.constexpr,
     EVEN: tl.constexpr,
     FULL: tl.constexpr,
+    AHEAD: tl.constexpr,
     OVERLAP: tl.constexpr,
     ASSEMBLY: tl.constexpr,
 ):
@@ -93,13 +111,17 @@ def _row_product(
     chunk, k = tl.arange(0, CHUNKS), tl.arange(0, _WORDS)
     w_rows = w_ptr + kept.to(tl.int64)[:, None, None] * num_words
     y = tl.zeros((BLOCK_N, CHUNKS), tl.float32)
+    word = (chunk * _WORDS)[:, None] + k[None, :]
+    if AHEAD:
+        # asked for before the wait and then a turn ahead: no kernel writes them
+        next_words = _load_words(w_rows, word, num_words, EVEN)
     await_inputs(OVERLAP)
     for first in range(0, num_words, CHUNKS * _WORDS):
-        word = first + (chunk * _WORDS)[:, None] + k[None, :]
-        if EVEN:
-            words = tl.load(w_rows + word[None, :, :], eviction_policy="evict_first")
+        if AHEAD:
+            words, ahead = next_words, first + CHUNKS * _WORDS
+            next_words = _load_words(w_rows, word + ahead, num_words, False)
         else:
-            words = tl.load(w_rows + word[None, :, :], mask=(word < num_words)[None, :, :], other=0)
+            words = _load_words(w_rows, word + first, num_words, EVEN)
         # a block has 16 words of 32 bits
         block = (first + chunk * _WORDS) // 16
         if GROUP_SIZE > 0:
@@ -108,12 +130,12 @@ def _row_product(
             if BITS == 4:
                 zero = tl.load(zero_ptr + group[None, :] + kept[:, None]).to(tl.float32)
         pair = (block * (COLUMNS // 2) + chunk % 4 * _WORDS)[:, None] + k[None, :]
-        x0 = tl.load(x_ptr + pair, mask=EVEN or pair < num_pairs, other=0)
-        x1 = tl.load(x_ptr + pair + 16, mask=EVEN or pair + 16 < num_pairs, other=0)
+        x0 = _load_pairs(x_ptr, pair, num_pairs, EVEN)
+        x1 = _load_pairs(x_ptr, pair + 16, num_pairs, EVEN)
         largest = tl.maximum(_largest(x0), _largest(x1))
         if BITS == 4:
-            x2 = tl.load(x_ptr + pair + 32, mask=EVEN or pair + 32 < num_pairs, other=0)
-            x3 = tl.load(x_ptr + pair + 48, mask=EVEN or pair + 48 < num_pairs, other=0)
+            x2 = _load_pairs(x_ptr, pair + 32, num_pairs, EVEN)
+            x3 = _load_pairs(x_ptr, pair + 48, num_pairs, EVEN)
             largest = tl.maximum(largest, tl.maximum(_largest(x2), _largest(x3)))
         x_scale = tl.maximum(tl.max(largest, axis=1), 1e-12) / 127
         factor = (1 / x_scale)[:, None]
@@ -184,10 +206,11 @@ def row_product(
         CHUNKS=chunks,
         EVEN=columns == weight.num_columns and num_words % (chunks * 4) == 0,
         FULL=weight.num_rows % config.block_n == 0,
+        AHEAD=config.num_stages > 1,
         OVERLAP=device.overlaps_launches,
         ASSEMBLY=not device.is_interpreted,
         num_warps=config.num_warps,
-        num_stages=config.num_stages,
+        num_stages=1,
         **device.launch_options,
     )
     return y
