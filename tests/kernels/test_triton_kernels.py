@@ -131,8 +131,9 @@ def check_decoder(spec: ModelSpec, scheme: str, kv_dtype: torch.dtype, tolerance
     cpu_model = Decoder.load(spec, on_cpu(made), cpu_layout)
     for batch in (chunks, decodes):
         logits = model(batch, kv, kernels)
-        fields = (getattr(batch, name).cpu() for name in batch.__dataclass_fields__)
-        expected = cpu_model(type(batch)(*fields), cpu_kv, twin)
+        fields = (getattr(batch, name) for name in batch.__dataclass_fields__)
+        on_cpu_batch = type(batch)(*(None if one is None else one.cpu() for one in fields))
+        expected = cpu_model(on_cpu_batch, cpu_kv, twin)
         assert relative_error(logits.cpu(), expected) < tolerance
 
 
