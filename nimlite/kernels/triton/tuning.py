@@ -190,8 +190,8 @@ def compile_products(
                 for sums in (True, False) if num_rows <= _MAX_ADDED else (True,):
                     for config in candidates(m, weight, workspace, device, sums=sums):
                         rest = (config, workspace, device, dtype)
-                        rows = widened(x, dtype) if is_vector(config) else x
-                        product(rows, weight, None, *rest, sums=sums, compile_only=True)
+                        one = widened(x, dtype) if is_vector(config) else x
+                        product(one, weight, None, *rest, sums=sums, compile_only=True)
 
 
 def rotated_weights(
