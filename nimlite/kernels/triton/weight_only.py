@@ -20,7 +20,7 @@ from nimlite.kernels.triton.device import KIB, Device, await_inputs, prefetch
 from nimlite.kernels.triton.linear import LinearConfig, LinearWorkspace
 from nimlite.kernels.triton.product_tile import filled_parts, store_product, tile_and_rows
 from nimlite.kernels.triton.scaled_rows import UnsummedRows
-from nimlite.kernels.triton.weight_only_row import CHUNK_BITS, row_product
+from nimlite.kernels.triton.weight_only_row import row_candidates, row_product
 from nimlite.quant.base import PackedWeight
 
 WORDS = 32
@@ -358,25 +358,9 @@ def weight_only_candidates(
                 found.append(config)
     wanted = 3 * device.num_sms
     found.sort(key=lambda c: abs(triton.cdiv(weight.num_rows, c.block_n) * c.split - wanted))
-    return found + _row_candidates(num_rows, weight) if sums else found
-
-
-def _row_candidates(num_rows: int, weight: PackedWeight) -> list[LinearConfig]:
-    """Of the integer product of one row, whose chunks have one scale."""
-    size, columns = group_size(weight), columns_of_block(weight.scheme)
-    if num_rows > 1 or size % columns or weight.num_columns % 2:
-        return []
-    return [
-        LinearConfig(
-            block_n=block_n,
-            block_c=chunks * CHUNK_BITS // BITS[weight.scheme],
-            split=1,
-            num_warps=num_warps,
-            num_stages=num_stages,
-            vector=True,
-        )
-        for block_n, chunks, num_warps, num_stages in _ROW_TILES
-    ]
+    if sums and num_rows == 1:
+        found += row_candidates(weight, BITS[weight.scheme], group_size(weight))
+    return found
 
 
 # rows of x from and to, outputs, blocks of columns (one: the warps share it), warps, stages
@@ -398,16 +382,4 @@ _TILES = (
     (33, 128, 128, 1, 8, 4),
     (33, 1 << 30, 256, 1, 8, 4),
     (65, 1 << 30, 128, 1, 8, 3),
-)
-# outputs, chunks of a row at a time, warps, stages
-_ROW_TILES = (
-    (8, 128, 4, 1),
-    (4, 128, 4, 2),
-    (4, 128, 4, 1),
-    (2, 128, 4, 2),
-    (16, 64, 4, 1),
-    (8, 64, 2, 2),
-    (4, 64, 2, 2),
-    (4, 64, 2, 1),
-    (4, 32, 1, 2),
 )

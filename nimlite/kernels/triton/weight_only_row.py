@@ -18,8 +18,8 @@ from nimlite.kernels.triton.device import Device, await_inputs
 from nimlite.kernels.triton.linear import LinearConfig
 from nimlite.quant.base import PackedWeight
 
-CHUNK_BITS = 128
-_WORDS = tl.constexpr(CHUNK_BITS // 32)
+_CHUNK_BITS = 128
+_WORDS = tl.constexpr(_CHUNK_BITS // 32)
 """In a chunk."""
 _TO_INTEGER = tl.constexpr(12582912.0)
 """1.5 * 2^23: the sum has no room for a fraction, and its lowest byte is the rounded value."""
@@ -182,7 +182,7 @@ def row_product(
     """y_1N in `dtype`, of x in bf16; groups of whole blocks, or one a row (`group_size` 0)."""
     assert x_1C.dtype == torch.bfloat16 and x_1C.shape[0] == 1 and x_1C.stride(1) == 1
     words_NW, scale_GN = weight.tensors["weight"].view(torch.int32), weight.tensors["scale"]
-    num_words, chunks = words_NW.shape[1], config.block_c * bits // CHUNK_BITS
+    num_words, chunks = words_NW.shape[1], config.block_c * bits // _CHUNK_BITS
     columns = 32 // bits * num_words
     y = torch.empty((1, weight.num_rows), dtype=dtype, device=x_1C.device)
     grid = (triton.cdiv(weight.num_rows, config.block_n),)
@@ -214,3 +214,35 @@ def row_product(
         **device.launch_options,
     )
     return y
+
+
+def row_candidates(weight: PackedWeight, bits: int, group_size: int) -> list[LinearConfig]:
+    """Configurations worth measuring; none where a chunk may lie in several groups, or where half a
+    pair of x would be missing."""
+    if group_size % (16 // bits * 32) or weight.num_columns % 2:
+        return []
+    return [
+        LinearConfig(
+            block_n=block_n,
+            block_c=chunks * _CHUNK_BITS // bits,
+            split=1,
+            num_warps=num_warps,
+            num_stages=num_stages,
+            vector=True,
+        )
+        for block_n, chunks, num_warps, num_stages in _TILES
+    ]
+
+
+# outputs, chunks of a row at a time, warps, stages
+_TILES = (
+    (8, 128, 4, 1),
+    (4, 128, 4, 2),
+    (4, 128, 4, 1),
+    (2, 128, 4, 2),
+    (16, 64, 4, 1),
+    (8, 64, 2, 2),
+    (4, 64, 2, 2),
+    (4, 64, 2, 1),
+    (4, 32, 1, 2),
+)
