@@ -163,4 +163,6 @@ _COUNTERS = (
     "num_steps",
     "num_prompt_tokens",
     "num_generated_tokens",
+    "num_drafted_tokens",
+    "num_accepted_tokens",
 )
