@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,21 +11,37 @@ import triton_cases  # noqa: F401 (leaves the module out where Triton is missing
 KIB = 1024
 
 
-@pytest.mark.parametrize(
-    ("capability", "shared"),
-    [(75, 64 * KIB), (80, 163 * KIB), (90, 227 * KIB), (120, 99 * KIB)],
-)
-def test_kernels_compile_within_the_limits_of(capability: int, shared: int) -> None:
+TARGETS = {75: 64 * KIB, 80: 163 * KIB, 90: 227 * KIB, 120: 99 * KIB}
+"""Shared memory by compute capability."""
+
+
+@pytest.fixture(scope="module")
+def compilers() -> Iterator[dict[int, subprocess.Popen[str]]]:
+    """At work for all targets at the same time."""
     script = Path(__file__).with_name("triton_targets.py")
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
-    done = subprocess.run(
-        [sys.executable, script, str(capability), str(shared)],
-        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    started = {
+        capability: subprocess.Popen(
+            [sys.executable, script, str(capability), str(shared)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for capability, shared in TARGETS.items()
+    }
+    yield started
+    for process in started.values():
+        process.kill()
+
+
+@pytest.mark.parametrize(("capability", "shared"), TARGETS.items())
+def test_kernels_compile_within_the_limits_of(
+    compilers: dict[int, subprocess.Popen[str]], capability: int, shared: int
+) -> None:
+    output, errors = compilers[capability].communicate()
+    assert compilers[capability].returncode == 0, errors
+    reports = [json.loads(line) for line in output.splitlines()]
     kernels = {report["kernel"] for report in reports}
     assert {
         "decode",

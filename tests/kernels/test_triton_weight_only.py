@@ -26,6 +26,7 @@ from nimlite.quant.rounded import RoundedMatrix
 from nimlite.quant.rtn import nearest_int4
 
 ROWS = (1, 3, 16, 33, 64, 200)
+ROOM = LinearWorkspace.allocate(WHERE)
 CONFIG: dict[str, int] = {
     "block_n": 32,
     "block_c": 256,
@@ -84,22 +85,27 @@ def test_groups_and_odd_shapes(scheme: Any, group_size: int) -> None:
     assert relative_error(dequantize(weight, DTYPE, DEVICE), scheme.unpack(weight)) < TOLERANCE
 
 
-@pytest.mark.parametrize(("columns", "group_size"), [(512, 0), (384, 128), (1056, 0), (1536, 512)])
-@pytest.mark.parametrize("scheme", [W4A16, W8A16])
+@pytest.mark.parametrize(
+    ("scheme", "columns", "group_size"),
+    [(W4A16, 512, 0), (W4A16, 384, 128), (W8A16, 1056, 0), (W8A16, 512, 256)],
+)
 def test_one_row_in_integers(scheme: Any, columns: int, group_size: int) -> None:
-    weight = packed(scheme, 45, columns, group_size)
+    weight = packed(scheme, 21, columns, group_size)
     x = random(1, columns, dtype=torch.bfloat16, seed=2)
     # as activations of real models are
     x[0, 7] = 100.0
-    bias = random(45, seed=3)
-    rest = (LinearWorkspace.allocate(WHERE), DEVICE, torch.float32)
-    found = [one for one in candidates(1, weight, *rest[:2]) if one.vector]
-    assert (found == []) == (scheme is W4A16 and group_size == 0 and columns == 1056)
-    for one in found:
-        y = weight_only_linear(x, weight, bias, one, *rest)
+    bias = random(21, seed=3)
+    expected = scheme.linear(x, weight) + bias.float()
+    found = [one for one in candidates(1, weight, ROOM, DEVICE) if one.vector]
+    for one in (found[0], found[-1]):
+        y = weight_only_linear(x, weight, bias, one, ROOM, DEVICE, torch.float32)
         assert isinstance(y, torch.Tensor)
-        expected = scheme.linear(x, weight) + bias.float()
         assert relative_error(y, expected) < 0.02
+
+
+def test_chunks_in_several_groups_are_left_to_the_tensor_cores() -> None:
+    weight = packed(W4A16, 21, 1056)
+    assert not any(one.vector for one in candidates(1, weight, ROOM, DEVICE))
 
 
 @pytest.mark.parametrize("scheme", [W4A16, W8A16])

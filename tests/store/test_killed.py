@@ -45,9 +45,10 @@ def one_file() -> Iterator[tuple[Artifact, dict[str, bytes], dict[str, str]]]:
 
 @contextmanager
 def repository() -> Iterator[tuple[Artifact, dict[str, bytes], dict[str, str]]]:
-    names = ("config.json", "model.safetensors")
+    files = {name: FILES[name] for name in ("config.json", "model.safetensors")}
+    files["1_Pooling.config.json"] = FILES["1_Pooling/config.json"]
     with serve_hub() as endpoint:
-        yield Artifact(uri="hf://org/tiny"), {n: FILES[n] for n in names}, {"HF_ENDPOINT": endpoint}
+        yield Artifact(uri="hf://org/tiny"), files, {"HF_ENDPOINT": endpoint}
 
 
 @pytest.mark.parametrize(
