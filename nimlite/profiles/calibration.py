@@ -46,8 +46,8 @@ _CPU = Efficiency(
     sequence_seconds=0.0,
     source="measured on an AMD EPYC",
 )
-# as fp8, but sums of many rows go through memory once before they are scaled. The three below give an
-# H200 less than it was then seen to do (prefill 0.44, 0.6 and 0.6, one row 0.71, 0.75 and 0.6;
+# as fp8, but sums of many rows go through memory once before they are scaled. The three below give
+# an H200 less than it was then seen to do (prefill 0.44, 0.6 and 0.6, one row 0.71, 0.75 and 0.6;
 # docs/performance.md): they decide on cards that nobody has measured, and rounding must pay there
 _INT8_SQ = replace(_FP8, weights=0.72, kv=0.88, compute=0.38, source="estimated after fp8")
 _INT8_WO = replace(_BF16, weights=0.7, compute=0.5, source="estimated after bf16")
