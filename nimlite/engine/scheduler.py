@@ -175,7 +175,9 @@ class Scheduler:
                 if delta.finish_reason:
                     self._finish(sequence)
             elif sequence.beams is not None and sequence.beams.has_ended:
-                deltas += self._searches.results(sequence.beams)
+                found = self._searches.results(sequence.beams)
+                self._num_generated_tokens += sum(len(delta.token_ids) for delta in found)
+                deltas += found
                 self._finish(*sequence.beams.sequences)
         if any(delta.finish_reason for delta in deltas):
             self._drop_finished()

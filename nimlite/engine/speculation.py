@@ -194,6 +194,8 @@ class Speculator:
         return drafts
 
     def _limit(self, sequence: Sequence) -> int:
+        if sequence.pooling is not None:  # nothing comes behind its text
+            return 0
         wanted, most = sequence.request.num_speculative_tokens, self._config.num_tokens
         return most if wanted is None else min(wanted, most)
 

@@ -110,6 +110,7 @@ def test_beams_share_the_blocks_of_what_they_have_in_common(
     while engine.has_work:
         [delta] = engine.step() or [None]
     assert delta is not None and delta.finish_reason is FinishReason.LENGTH
+    assert engine.stats.num_generated_tokens == 4
     assert engine.stats.num_free_blocks == engine.stats.num_blocks
 
 

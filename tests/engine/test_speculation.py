@@ -14,6 +14,7 @@ from nimlite.engine.sampler import SamplingRow, sample
 from nimlite.engine.sequence import Sequence
 from nimlite.engine.speculation import Speculation, Speculator, StepCosts, accepted
 from nimlite.kernels.cpu.cpu_kernels import CpuKernels
+from nimlite.models.embedding import Pooling
 
 COPIED = b"The quick brown fox jumps over the lazy dog. The quick brown fox"
 VOCABULARY = 5
@@ -135,6 +136,8 @@ def test_a_request_may_ask_for_fewer_guesses_or_none(tiny: Llama, kernels: CpuKe
     assert speculator().draft(none, 1, 1, 9) == []
     assert speculator().draft(two, 1, 1, 9) == [1, 2]
     assert speculator(num_tokens=1).draft(two, 1, 1, 9) == [1]
+    text = sequence([1, 2, 3, 1, 2, 3], pooling=Pooling.LAST)
+    assert not speculator().promises(text) and not speculator().draft(text, 1, 1, 9)
     assert speculator().draft(sequence([1, 2, 3, 1, 2, 3]), 1, 1, 4) == [1, 2, 3, 1]
 
 

@@ -68,11 +68,14 @@ def test_a_taken_port_is_named() -> None:
             asyncio.run(serve(ServerState(make_config(port=port)), load))
 
 
-def test_overload_says_when_to_come_back(client: openai.OpenAI, engine: ScriptedEngine) -> None:
+def test_overload_says_when_to_come_back(engine: ScriptedEngine, tokenizer: Tokenizer) -> None:
+    state = ServerState(make_config())  # of its own: what ended before tells when there is room
+    state.set_ready(make_model(engine, tokenizer))
     engine.current_stats = EngineStats(num_waiting=10)
-    with pytest.raises(openai.RateLimitError, match="10 requests are waiting") as raised:
-        client.chat.completions.create(**BODY)
-    assert raised.value.response.headers["retry-after"] == "1"
+    with live_server(state) as server, httpx.Client(base_url=server.url) as http:
+        response = http.post(CHAT, json=BODY)
+    assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+    assert "10 requests are waiting" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
