@@ -3,10 +3,7 @@
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 
 from nimlite.server import health, metadata, models, tokenization
 from nimlite.server.anthropic import endpoint as anthropic
@@ -18,7 +15,8 @@ from nimlite.server.caller import Caller
 from nimlite.server.chat import answer_chat
 from nimlite.server.completions import answer_completion
 from nimlite.server.embeddings import EmbeddingsAnswer, EmbeddingsRequest
-from nimlite.server.errors import ErrorBody, install_error_handlers, json_response
+from nimlite.server.errors import install_error_handlers, json_response
+from nimlite.server.openapi import DescribedApp, body_schema
 from nimlite.server.page import add_page
 from nimlite.server.protocol import ChatCompletionRequest, CompletionRequest
 from nimlite.server.request_id import RequestId
@@ -29,35 +27,10 @@ from nimlite.server.tokenization import DetokenizeRequest, TokenizeRequest
 from nimlite.server.validation import read_body
 from nimlite.version import __version__
 
-_BODIES = (
-    ChatCompletionRequest,
-    CompletionRequest,
-    EmbeddingsRequest,
-    ResponsesRequest,
-    MessagesRequest,
-    CountTokensRequest,
-    TokenizeRequest,
-    DetokenizeRequest,
-)
-_SCHEMA_REF = "#/components/schemas/{model}"
-
-
-class _App(FastAPI):
-    def openapi(self) -> dict[str, Any]:
-        """Made when it is asked for: it would take a tenth of a start."""
-        if self.openapi_schema is None:
-            self.openapi_schema = _openapi(self)
-        return self.openapi_schema
-
 
 def create_app(state: ServerState) -> FastAPI:
     """All endpoints over `state`; before the model is there they answer 503 where they must."""
-    app = _App(
-        title="nimlite",
-        version=__version__,
-        redirect_slashes=False,
-        responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
-    )
+    app = DescribedApp(title="nimlite", version=__version__, redirect_slashes=False)
     app.add_middleware(BodyLimit, max_bytes=state.config.max_body_bytes)
     app.add_middleware(KeyCheck, keys=state.config.keys)
     if state.config.cors is not None:
@@ -78,17 +51,17 @@ def create_app(state: ServerState) -> FastAPI:
 
 
 def _add_generation(app: FastAPI, state: ServerState) -> None:
-    @app.post("/v1/chat/completions", openapi_extra=_body_schema(ChatCompletionRequest))
+    @app.post("/v1/chat/completions", openapi_extra=body_schema(ChatCompletionRequest))
     async def chat_completions(request: Request) -> Response:
         return answer_chat(state, await read_body(request, ChatCompletionRequest))
 
-    @app.post("/v1/completions", openapi_extra=_body_schema(CompletionRequest))
+    @app.post("/v1/completions", openapi_extra=body_schema(CompletionRequest))
     async def completions(request: Request) -> Response:
         return answer_completion(state, await read_body(request, CompletionRequest))
 
 
 def _add_embeddings(app: FastAPI, state: ServerState) -> None:
-    @app.post("/v1/embeddings", openapi_extra=_body_schema(EmbeddingsRequest))
+    @app.post("/v1/embeddings", openapi_extra=body_schema(EmbeddingsRequest))
     async def embeddings(request: Request) -> Response:
         return EmbeddingsAnswer(state, await read_body(request, EmbeddingsRequest))
 
@@ -96,7 +69,7 @@ def _add_embeddings(app: FastAPI, state: ServerState) -> None:
 def _add_responses(app: FastAPI, state: ServerState) -> None:
     responses = Responses(state)
 
-    @app.post("/v1/responses", openapi_extra=_body_schema(ResponsesRequest))
+    @app.post("/v1/responses", openapi_extra=body_schema(ResponsesRequest))
     async def create_response(request: Request) -> Response:
         body = await read_body(request, ResponsesRequest)
         return await responses.create(body, Caller.of(request.scope))
@@ -128,35 +101,35 @@ def _add_requests(app: FastAPI, state: ServerState) -> None:
 
 
 def _add_messages(app: FastAPI, state: ServerState) -> None:
-    @app.post("/v1/messages", openapi_extra=_body_schema(MessagesRequest))
+    @app.post("/v1/messages", openapi_extra=body_schema(MessagesRequest))
     async def messages(request: Request) -> Response:
         return answer_messages(state, await read_body(request, MessagesRequest))
 
-    @app.post("/v1/messages/count_tokens", openapi_extra=_body_schema(CountTokensRequest))
+    @app.post("/v1/messages/count_tokens", openapi_extra=body_schema(CountTokensRequest))
     async def count_tokens(request: Request) -> Response:
         body = await read_body(request, CountTokensRequest)
         return json_response(await anthropic.count_tokens(state, body))
 
 
 def _add_tokenization(app: FastAPI, state: ServerState) -> None:
-    @app.post("/v1/chat/completions/render", openapi_extra=_body_schema(ChatCompletionRequest))
+    @app.post("/v1/chat/completions/render", openapi_extra=body_schema(ChatCompletionRequest))
     async def render_chat(request: Request) -> Response:
         body = await read_body(request, ChatCompletionRequest)
         return json_response(await tokenization.render_conversation(state, body))
 
-    @app.post("/v1/completions/render", openapi_extra=_body_schema(CompletionRequest))
+    @app.post("/v1/completions/render", openapi_extra=body_schema(CompletionRequest))
     async def render_completion(request: Request) -> Response:
         body = await read_body(request, CompletionRequest)
         return json_response(await tokenization.render_prompts(state, body))
 
     for prefix in ("", "/v1"):  # vLLM has the first, other servers the second
 
-        @app.post(f"{prefix}/tokenize", openapi_extra=_body_schema(TokenizeRequest))
+        @app.post(f"{prefix}/tokenize", openapi_extra=body_schema(TokenizeRequest))
         async def tokenize(request: Request) -> Response:
             body = await read_body(request, TokenizeRequest)
             return json_response(await tokenization.tokenize(state, body))
 
-        @app.post(f"{prefix}/detokenize", openapi_extra=_body_schema(DetokenizeRequest))
+        @app.post(f"{prefix}/detokenize", openapi_extra=body_schema(DetokenizeRequest))
         async def detokenize(request: Request) -> Response:
             body = await read_body(request, DetokenizeRequest)
             return json_response(tokenization.detokenize(state, body))
@@ -211,20 +184,3 @@ def _add_metadata(app: FastAPI, state: ServerState) -> None:
     @app.get("/v1/license")
     async def license_info() -> dict[str, Any]:
         return metadata.license_info(state)
-
-
-def _body_schema(schema: type[BaseModel]) -> dict[str, Any]:
-    """For the OpenAPI page; the body itself is read by `read_body`, whose errors say more."""
-    reference = {"$ref": _SCHEMA_REF.format(model=schema.__name__)}
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}
-    }
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    _, bodies = models_json_schema(
-        [(body, "validation") for body in _BODIES], ref_template=_SCHEMA_REF
-    )
-    schema["components"]["schemas"] |= bodies["$defs"]
-    return schema

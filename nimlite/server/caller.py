@@ -13,7 +13,7 @@ from nimlite.server.api_keys import KEY, NO_KEY, Key
 
 REQUEST_ID = "nimlite.request_id"
 """Under which a request's id stands in its scope."""
-_MAX_TIMEOUT_S = 86400.0
+MAX_TIMEOUT_S = 86400.0
 _NUMBER = re.compile(rb"\d{1,9}(\.\d{1,9})?")
 
 
@@ -59,10 +59,10 @@ def _timeout_s(header: bytes | None) -> float | None:
     if header is None:
         return None
     seconds = float(header) if _NUMBER.fullmatch(header) else 0.0
-    if not 0 < seconds <= _MAX_TIMEOUT_S:
+    if not 0 < seconds <= MAX_TIMEOUT_S:
         raise RequestError(
             f"Invalid value for the header 'X-Request-Timeout': expected seconds, more than 0 and "
-            f"at most {_MAX_TIMEOUT_S:.0f}, got {header[:40].decode('latin-1')!r}.",
+            f"at most {MAX_TIMEOUT_S:.0f}, got {header[:40].decode('latin-1')!r}.",
             param="X-Request-Timeout",
             code="invalid_value",
         )

@@ -4,7 +4,7 @@ import http
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from nimlite.errors import NimliteError, RequestError
@@ -15,16 +15,25 @@ from nimlite.server.json_bytes import json_bytes
 class ErrorDetail(BaseModel):
     """What went wrong, where, and what to do."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     message: str
+    """A sentence that says what was given, what is allowed and what to do."""
     type: str
+    """OpenAI's kind of error."""
     param: str | None
+    """The field or the header that is to blame."""
     code: str | None
+    """One word for programs."""
 
 
 class ErrorBody(BaseModel):
     """The body of every answer with a status of 400 or more."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     error: ErrorDetail
+    """What went wrong."""
 
 
 def error_object(error: NimliteError) -> dict[str, Any]:
@@ -36,7 +45,7 @@ def error_object(error: NimliteError) -> dict[str, Any]:
 def error_response(error: NimliteError, path: str, *, retry_after_s: int) -> Response:
     """In the words of the protocol that is spoken at `path`. `retry_after_s`: where the error does
     not know better."""
-    content = anthropic_error(error) if _is_anthropic(path) else error_object(error)
+    content = anthropic_error(error) if is_anthropic(path) else error_object(error)
     response = json_response(content, status=error.status)
     if error.status in (http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE):
         response.headers["Retry-After"] = str(error.retry_after_s or retry_after_s)
@@ -62,7 +71,7 @@ def install_error_handlers(app: FastAPI, retry_after_s: int) -> None:
     async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         content = _http_object(request, error)
-        if _is_anthropic(request.url.path):
+        if is_anthropic(request.url.path):
             message = content["error"]["message"]
             content = anthropic_error_object(message, error.status_code)
         response = json_response(content, status=error.status_code)
@@ -70,8 +79,8 @@ def install_error_handlers(app: FastAPI, retry_after_s: int) -> None:
         return response
 
     async def on_bug(request: Request, error: Exception) -> Response:
-        is_anthropic = _is_anthropic(request.url.path)
-        content = anthropic_error(None) if is_anthropic else internal_error_object()
+        speaks_anthropic = is_anthropic(request.url.path)
+        content = anthropic_error(None) if speaks_anthropic else internal_error_object()
         return json_response(content, status=http.HTTPStatus.INTERNAL_SERVER_ERROR)
 
     app.add_exception_handler(NimliteError, on_nimlite_error)
@@ -79,7 +88,8 @@ def install_error_handlers(app: FastAPI, retry_after_s: int) -> None:
     app.add_exception_handler(Exception, on_bug)
 
 
-def _is_anthropic(path: str) -> bool:
+def is_anthropic(path: str) -> bool:
+    """Whether Anthropic's protocol is spoken there."""
     return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 

@@ -1,7 +1,9 @@
 """Anthropic's error object."""
 
 import http
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from nimlite.errors import NimliteError
 
@@ -13,6 +15,28 @@ _TYPES: dict[int, str] = {
     http.HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
     http.HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
 }
+
+
+class AnthropicErrorDetail(BaseModel):
+    """What went wrong, and what to do."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str
+    """Anthropic's kind of error."""
+    message: str
+    """A sentence that says what was given, what is allowed and what to do."""
+
+
+class AnthropicErrorBody(BaseModel):
+    """The body of every answer of these endpoints with a status of 400 or more."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: Literal["error"]
+    """Always "error"."""
+    error: AnthropicErrorDetail
+    """What went wrong."""
 
 
 def anthropic_error(error: NimliteError | None) -> dict[str, Any]:
