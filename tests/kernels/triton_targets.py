@@ -187,7 +187,9 @@ def launch_weight_only(device: Device, room: linear.LinearWorkspace) -> None:
         for num_rows in (1, 16, 64, 512):
             x = torch.zeros(num_rows, 512, dtype=torch.bfloat16)
             for config in product.candidates(num_rows, weight, room, device):
-                kind = (num_rows > 16, config.block_n, config.block_c, config.num_warps)
+                # of one row in integers one with two stages and one with one
+                shape = (config.block_n, config.block_c, config.num_warps)
+                kind = (num_rows > 16, *((config.num_stages,) if config.vector else shape))
                 if kind not in kinds and config.split == 1:
                     kinds.add(kind)
                     rest = (config, room, device, torch.bfloat16)
