@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -138,8 +139,8 @@ def prepare_family(name: str) -> None:
 class _CountedKernels(TritonKernels):
     """Counts the experts that get a token, in steps that are not recorded."""
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self.touched: list[tuple[int, torch.Tensor]] = []
         """By call: rows, and experts."""
 

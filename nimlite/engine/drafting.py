@@ -28,7 +28,9 @@ class Drafting:
 
     def promises(self, running: Sequences[Sequence]) -> bool:
         """Whether guesses are worth to wait for the tokens of the step in flight."""
-        return self._speculator is not None and any(map(self._speculator.promises, running))
+        if self._speculator is None:
+            return False
+        return any(s.num_pending and self._speculator.promises(s) for s in running)
 
     def draft(
         self, sequence: Sequence, num_running: int, num_rows: int, room: int

@@ -67,8 +67,8 @@ class Generation:
 class LostTeam(Team, Protocol):
     """A `Team` that can end, or be lost."""
 
-    on_loss: Callable[[str], None]
-    """Is told that it is lost, and why, in another thread."""
+    def on_loss(self, tell: Callable[[str], None]) -> None:
+        """Let `tell` hear once that it is lost, and why: in another thread, or now."""
 
     def explained(self, error: Exception) -> EngineError:
         """What an error in a step comes from."""
@@ -254,7 +254,7 @@ class Engine:
     def on_loss(self, tell: Callable[[str], None]) -> None:
         """Let `tell` hear, from any thread, when another rank is lost and why: no step will do."""
         if self._team is not None:
-            self._team.on_loss = tell
+            self._team.on_loss(tell)
 
     def close(self) -> None:
         """End other ranks, where there are any. It can't be used any more."""

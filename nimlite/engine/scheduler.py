@@ -221,9 +221,7 @@ class Scheduler:
             last = self._running[-1]
             if last.request.priority <= head.request.priority or last.turn < head.turn:
                 return
-            if len(self._running) < self.config.max_num_seqs and self._placement.fits(
-                head, len(self._running)
-            ):
+            if self._has_seats(head) and self._placement.fits(head, len(self._running)):
                 return
             self._preempt(self._running.pop())
 
@@ -330,8 +328,7 @@ class Scheduler:
             # A token still being sampled for a preempted sequence is not known to recompute with.
             if sequence is None or sequence.num_pending:
                 return
-            taken = len(self._running) + step.num_drafted + self._searches.num_missing
-            if taken + sequence.num_slots > self.config.max_num_seqs:
+            if not self._has_seats(sequence, step.num_drafted):
                 return
             copies = self._placement.start(sequence, len(self._running), step.reading)
             if copies is None:
@@ -340,6 +337,11 @@ class Scheduler:
             self._waiting.pop(sequence)
             insort(self._running, sequence, key=attrgetter("rank"))
             self._schedule_prefill(sequence, step)
+
+    def _has_seats(self, sequence: Sequence, num_drafted: int = 0) -> bool:
+        """Whether a waiting sequence and all that come with it may run beside the others."""
+        taken = len(self._running) + num_drafted + self._searches.num_missing
+        return taken + sequence.num_slots <= self.config.max_num_seqs
 
     def _append(self, sequence: Sequence, sampled: tuple[SampledToken, ...]) -> Delta | None:
         """Take in what was sampled; a beam says nothing before the end of its search."""

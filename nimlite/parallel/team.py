@@ -72,8 +72,8 @@ class Team:
         self._silence_s = silence_s
         self._lost = threading.Event()
         self._is_closed = False
-        self.on_loss: Callable[[str], None] = lambda fault: None
-        """Is told why it can't go on, in another thread."""
+        self._lock = threading.Lock()
+        self._tell: Callable[[str], None] = lambda fault: None
         self.fault = ""
         """Why it can't go on; empty: it can."""
         for member in members:
@@ -143,6 +143,14 @@ class Team:
         self._lost.wait(2.0)
         return EngineError(self.fault or f"The ranks could not go on: {error}")
 
+    def on_loss(self, tell: Callable[[str], None]) -> None:
+        """Let `tell` hear once why it can't go on: in another thread, or now where it is so."""
+        with self._lock:
+            self._tell = tell
+            fault = self.fault
+        if fault:
+            tell(fault)
+
     def close(self) -> None:
         self._is_closed = True
         for member in self._members:
@@ -172,10 +180,11 @@ class Team:
                     self._lose(f"Rank {member.rank} did not answer for {self._silence_s:g} s.")
 
     def _lose(self, fault: str) -> None:
-        if self._is_closed or self._lost.is_set():
-            return
-        self.fault = f"{fault} The other ranks end with it."
-        self.on_loss(self.fault)
+        with self._lock:
+            if self._is_closed or self.fault:
+                return
+            self.fault, tell = f"{fault} The other ranks end with it.", self._tell
+        tell(self.fault)
         self._lost.set()
         _log.error("%s", self.fault)
         # What waits for the lost one then fails; on GPUs it would wait for ever.

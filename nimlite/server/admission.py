@@ -13,28 +13,45 @@ _MAX_RETRY_S = 60
 
 
 class ServiceRate:
-    """How fast requests end, as of the latest: when will there be room for who comes now?"""
+    """How fast requests end, as of the latest: when will there be room for who comes now? Time in
+    which none was under way does not count."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
+        self.num_under_way = 0
+        self._busy_since = 0.0
+        self._busy_before_s = 0.0
         self._ends: deque[float] = deque(maxlen=64)
+        """In seconds of work."""
         self._next_room_at = 0.0
 
+    def began(self) -> None:
+        if not self.num_under_way:
+            self._busy_since = self._clock()
+        self.num_under_way += 1
+
     def ended(self) -> None:
-        self._ends.append(self._clock())
+        self._ends.append(self._busy_s())
+        self.num_under_way -= 1
+        if not self.num_under_way:
+            self._busy_before_s = self._ends[-1]
 
     def retry_after_s(self) -> int:
         """Whole seconds. Each who asks is given the next room, so that they come back one after
         the other, as fast as they can be served."""
         now = self._clock()
-        self._next_room_at = max(self._next_room_at, now) + self._period_s(now)
+        self._next_room_at = max(self._next_room_at, now) + self._period_s()
         self._next_room_at = min(self._next_room_at, now + _MAX_RETRY_S)
         return max(1, math.ceil(self._next_room_at - now))
 
-    def _period_s(self, now: float) -> float:
+    def _period_s(self) -> float:
         if not self._ends:
             return 1.0
-        return max(now - self._ends[0], 1e-3) / len(self._ends)
+        return max(self._busy_s() - self._ends[0], 1e-3) / len(self._ends)
+
+    def _busy_s(self) -> float:
+        since = self._clock() - self._busy_since if self.num_under_way else 0.0
+        return self._busy_before_s + since
 
 
 class Admission:
@@ -45,7 +62,6 @@ class Admission:
         self._clock = clock
         self._rate = ServiceRate(clock)
         self._usages: dict[str, _Usage] = {}
-        self._num_under_way = 0
 
     def take(self, key: Key, *, num_waiting: int, max_num_seqs: int) -> "Ticket":
         """Raises QuotaError where the key has no more, OverloadedError where the queue is full.
@@ -54,7 +70,7 @@ class Admission:
         known here."""
         usage = self._usages.setdefault(key.name, _Usage(key, self._clock))
         usage.check()
-        num_waiting = max(num_waiting, self._num_under_way - max_num_seqs)
+        num_waiting = max(num_waiting, self._rate.num_under_way - max_num_seqs)
         if num_waiting >= self._max_waiting:
             error = OverloadedError(
                 f"The server is overloaded: {num_waiting} requests are waiting and the limit is "
@@ -62,12 +78,11 @@ class Admission:
             )
             error.retry_after_s = self._rate.retry_after_s()
             raise error
-        self._num_under_way += 1
+        self._rate.began()
         usage.num_in_flight += 1
         return Ticket(lambda num_tokens: self._release(usage, num_tokens))
 
     def _release(self, usage: "_Usage", num_tokens: int) -> None:
-        self._num_under_way -= 1
         usage.num_in_flight -= 1
         usage.charge(num_tokens)
         self._rate.ended()

@@ -30,7 +30,7 @@ def check_best_of(body: "GenerationBody") -> None:
         )
     if body.use_beam_search:
         _check_beams(body, best_of or n)
-    elif best_of is not None and best_of > n and body.stream:
+    if best_of is not None and best_of > n and body.stream and beam_search_of(body) is None:
         raise RequestError(
             "'best_of' greater than 'n' can't be streamed, for the best are known at the end: "
             "leave 'stream' out.",

@@ -1,6 +1,7 @@
 """A response that ends when its client goes away, its time is over, or the server must."""
 
 import asyncio
+from abc import ABC, abstractmethod
 
 import anyio
 from fastapi import Response
@@ -11,7 +12,7 @@ from nimlite.server.caller import Caller
 from nimlite.server.state import ServerState
 
 
-class WatchedResponse(Response):
+class WatchedResponse(Response, ABC):
     """What is sent is made while it is sent: an error before the first byte propagates to the error
     handlers."""
 
@@ -47,9 +48,9 @@ class WatchedResponse(Response):
             self._interruption = error
             self._scope.cancel()
 
+    @abstractmethod
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Make and send all."""
-        raise NotImplementedError
 
     async def _send_interruption(self, send: Send, error: NimliteError) -> None:
         """The last words. Raises `error` where nothing has been sent yet."""

@@ -111,6 +111,15 @@ def test_an_urgent_request_takes_the_place_of_a_less_urgent_one(limits, depth):
         assert simulation.result(each.id) == generate_alone(each)
 
 
+def test_an_urgent_request_takes_the_place_of_a_search_whose_beams_are_still_to_come():
+    search = dataclasses.replace(request("search", priority=1), beam_search=BeamSearch(width=4))
+    simulation = simulate(search, max_num_seqs=4)
+    simulation.step()
+    simulation.scheduler.add(request("urgent", priority=-1))
+    assert [name for name, *_ in chunks(simulation.step())] == ["urgent"]
+    simulation.run()
+
+
 def test_an_equal_or_less_urgent_request_takes_nobodys_place():
     simulation = simulate(request("a", priority=1, max_tokens=9), max_num_seqs=1)
     simulation.step()

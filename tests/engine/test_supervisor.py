@@ -14,7 +14,7 @@ from fakes.paced_engine import PacedEngine, paced
 from nimlite.engine.client import EngineClient, EngineHost
 from nimlite.engine.loop import EngineLoop
 from nimlite.engine.process import EngineProcess
-from nimlite.engine.request import Delta, FinishReason
+from nimlite.engine.request import Delta, EngineStats, FinishReason
 from nimlite.engine.supervisor import Supervisor
 from nimlite.errors import EngineDeadError, ModelError, NotReadyError
 from nimlite.observe.bars import LineProgress
@@ -102,11 +102,14 @@ def test_an_engine_in_a_thread_comes_back_after_an_error(caplog: pytest.LogCaptu
         return EngineLoop(PacedEngine(0.0))
 
     async def body(client: EngineClient, supervisor: Supervisor) -> None:
+        broken.stats = EngineStats(num_drafted_tokens=7, num_accepted_tokens=5)
         broken.failure = RuntimeError("no such kernel")
         assert (await ask(client, "a")).error == "The engine stopped: no such kernel"
         await until(lambda: client.outage is None)
         assert len((await ask(client, "b")).token_ids) == 3
-        assert client.stats().num_restarts == 1
+        stats = client.stats()
+        assert stats.num_restarts == 1
+        assert (stats.num_drafted_tokens, stats.num_accepted_tokens) == (7, 5)
 
     supervised(EngineLoop(broken), restart, body, [0.0] * 3)
     assert len(tries) == 3

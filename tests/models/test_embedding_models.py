@@ -6,6 +6,7 @@ from pathlib import Path
 import openai
 import pytest
 import torch
+from fakes.families import TINY
 from fakes.family import TinyModel
 from fakes.live_engine import EngineServer
 from fakes.live_server import running
@@ -36,17 +37,6 @@ from nimlite.profiles.manifest import Artifact, Device, Precision
 from nimlite.profiles.memory import plan_memory
 from nimlite.profiles.shape import ModelShape
 
-TINY = {
-    "vocab_size": 272,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "eos_token_id": 256,
-    "pad_token_id": None,
-}
 TEXTS = [b"Fourscore and seven years ago our fathers brought forth", b"on this continent"]
 LAST = {"pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False}
 MODULES = [

@@ -37,6 +37,8 @@ def test_a_lost_rank_ends_the_engine(
         with pytest.raises(EngineError, match=sentence):
             engine.generate(PROMPTS, PARAMS)
         assert told == [team.fault]
+        engine.on_loss(told.append)  # who listens late hears it, too
+        assert told == [team.fault] * 2
     finally:
         team.close()
     with pytest.raises(ProcessLookupError):

@@ -116,6 +116,11 @@ def test_chat(http: httpx.Client, fields: dict[str, Any], param: str, sentence: 
         ({"max_tokens": 0}, "max_tokens", "together with 'echo': true"),
         ({"best_of": 2, "n": 3}, "best_of", "must not be less than 'n' (3)"),
         ({"best_of": 2, "stream": True}, "best_of", "can't be streamed, for the best are known"),
+        (
+            {"use_beam_search": True, "best_of": 2, "max_tokens": 0, "echo": True, "stream": True},
+            "best_of",
+            "can't be streamed, for the best are known",
+        ),
         ({"length_penalty": 2.0}, "length_penalty", "only with 'use_beam_search'"),
         ({"use_beam_search": True, "n": 40}, "n", "may have 32 beams"),
         (

@@ -167,6 +167,8 @@ def test_a_burst_is_bounded_before_the_engine_has_counted_it() -> None:
 def test_who_is_refused_is_told_to_come_as_fast_as_requests_end() -> None:
     clock = Clock()
     rate = ServiceRate(clock)
+    for _ in range(11):
+        rate.began()
     for _ in range(10):  # four a second
         rate.ended()
         clock.now += 0.25
@@ -176,6 +178,20 @@ def test_who_is_refused_is_told_to_come_as_fast_as_requests_end() -> None:
     assert last == 60
     clock.now += 100  # nothing has ended since: they come slower
     assert rate.retry_after_s() > 10
+
+
+def test_time_without_requests_says_nothing_of_how_fast_they_end() -> None:
+    clock = Clock()
+    rate = ServiceRate(clock)
+    for _ in range(64):  # ten a second
+        rate.began()
+        clock.now += 0.1
+        rate.ended()
+    clock.now += 3600
+    for _ in range(5):
+        rate.began()
+    clock.now += 0.1
+    assert [rate.retry_after_s() for _ in range(15)][::14] == [1, 2]
 
 
 def test_tokens_a_minute_are_counted_as_requests_end_and_come_back_with_time() -> None:
